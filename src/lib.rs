@@ -1,0 +1,3 @@
+//! An embeddable inventory engine for flash sales.
+#![forbid(clippy::print_stdout)]
+
