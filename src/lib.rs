@@ -1,3 +1,5 @@
 //! An embeddable inventory engine for flash sales.
 #![forbid(clippy::print_stdout)]
 
+pub mod store;
+pub mod types;

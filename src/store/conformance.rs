@@ -1,0 +1,1 @@
+//! Proves any store: to be filled.

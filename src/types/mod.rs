@@ -1,0 +1,45 @@
+//! The vocabulary of the crate: ids, units, time, and what crosses an arrow between two rooms.
+//!
+//! Everything here is data and pure functions over it: no I/O, no threads, and the only clock is the trait that
+//! others are given. A [`Command`] asks, a [`Decision`] answers, an [`Event`] records, a [`Batch`] is what a store
+//! commits in one step, and a [`StateRecord`] is what a snapshot is made of. Records have a fixed size and a
+//! documented layout ([`record`]), little-endian, versioned.
+
+mod batch;
+mod clock;
+mod command;
+mod decision;
+mod event;
+mod ids;
+mod key;
+mod lines;
+pub mod record;
+mod sku;
+mod state;
+mod time;
+
+pub use batch::{
+    Batch, BatchHash, BatchHeader, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX, SourcePosition, Token,
+};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use command::{
+    Adjust, BeginPayment, Command, CommandKind, Confirm, DefineSku, Disposition, Expire, Gate,
+    PaymentFailed, Query, Release, Reserve, Return, SetGate,
+};
+pub use decision::{
+    Answer, Bound, Confirmation, Decision, HoldStatus, Kept, PaymentAttempt, QueryAnswer, Refusal,
+    RefusalCode, Reservation, ReservationView,
+};
+pub(crate) use decision::{DecisionWords, ms_until};
+pub use event::{Event, EventKind, LINES_PER_EVENT, RefusalRecord};
+pub use ids::{
+    IdError, IdempotencyKey, PaymentRef, Reason, ReservationId, ReservationIdError, SEQUENCE_MAX,
+    SkuId, SkuName, SkuNameError, UserId,
+};
+pub use key::{Field, Fingerprints, Origin};
+pub use lines::{LINES_INLINE, LINES_MAX, Line, Lines, LinesError, QUANTITY_MAX};
+pub use record::DecodeError;
+pub use sku::{Availability, HOLD_DEFAULT_MS, HOLD_MAX_MS, Rules, RulesError, TOTAL_MAX};
+pub(crate) use state::STATE_LINES;
+pub use state::{HeldLine, StateRecord};
+pub use time::{Timestamp, TimestampError};

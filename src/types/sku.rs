@@ -1,0 +1,96 @@
+//! What is known of a SKU: the rules it is sold under, and its stock at one moment.
+
+use super::{SkuId, Timestamp};
+
+/// The default hold: 120 seconds.
+pub const HOLD_DEFAULT_MS: u32 = 120_000;
+/// The longest hold: 24 hours, the retention of ended reservations.
+pub const HOLD_MAX_MS: u32 = 86_400_000;
+/// The largest total of a SKU, 2^48: exact in JSON and Lua numbers, and sums of them don't overflow.
+pub const TOTAL_MAX: u64 = 1 << 48;
+
+/// Under which conditions a SKU is sold; fixed when it is defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long a reservation holds its units, in milliseconds: `1..=HOLD_MAX_MS`.
+    pub hold_ms: u32,
+    /// Units per user within one sale, reserved and sold together. `None`: no limit.
+    pub per_user: Option<u32>,
+    /// Units in one request. `None`: no limit.
+    pub per_request: Option<u32>,
+    /// No reservation before this time.
+    pub opens_at: Timestamp,
+    /// No reservation from this time on.
+    pub closes_at: Timestamp,
+}
+
+/// Rules contradict themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RulesError {
+    /// The hold is zero or longer than [`HOLD_MAX_MS`].
+    #[error("a hold of {hold_ms} ms: give 1 to {HOLD_MAX_MS}")]
+    Hold {
+        /// As given.
+        hold_ms: u32,
+    },
+    /// A limit of zero units.
+    #[error("a limit of 0 units sells nothing: give 1 or more, or none for no limit")]
+    ZeroLimit,
+    /// The window closes before it opens.
+    #[error("the sale closes before it opens: give closes_at after opens_at")]
+    Window,
+}
+
+impl Default for Rules {
+    /// A hold of 120 s, one unit per user, always open.
+    fn default() -> Self {
+        Self {
+            hold_ms: HOLD_DEFAULT_MS,
+            per_user: Some(1),
+            per_request: None,
+            opens_at: Timestamp::MIN,
+            closes_at: Timestamp::MAX,
+        }
+    }
+}
+
+impl Rules {
+    /// # Errors
+    /// Which rule can't be.
+    pub fn check(&self) -> Result<(), RulesError> {
+        if self.hold_ms == 0 || self.hold_ms > HOLD_MAX_MS {
+            return Err(RulesError::Hold {
+                hold_ms: self.hold_ms,
+            });
+        }
+        if self.per_user == Some(0) || self.per_request == Some(0) {
+            return Err(RulesError::ZeroLimit);
+        }
+        if self.closes_at <= self.opens_at {
+            return Err(RulesError::Window);
+        }
+        Ok(())
+    }
+}
+
+/// A SKU's stock at one moment: one snapshot, `available + reserved + sold == total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Availability {
+    /// Whose.
+    pub sku: SkuId,
+    /// Units a reservation may take.
+    pub available: u64,
+    /// Units held for users.
+    pub reserved: u64,
+    /// Units confirmed and not returned.
+    pub sold: u64,
+    /// All of them.
+    pub total: u64,
+    /// The last event that this snapshot counts.
+    pub sequence: u64,
+    /// The stamp of the batch that it was published with.
+    pub as_of: Timestamp,
+    /// Where nothing is available but something is held: no held unit lapses before this time.
+    pub not_before: Option<Timestamp>,
+}
