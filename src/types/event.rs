@@ -10,8 +10,8 @@ use super::record::{
     DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
 };
 use super::{
-    CommandKind, Disposition, Gate, IdempotencyKey, Line, Origin, PaymentRef, Reason, Refusal,
-    ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
+    CommandKind, Disposition, Gate, IdempotencyKey, Line, Origin, PaymentRef, Policy, Reason,
+    Refusal, ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
 };
 
 /// Lines of a long cart that one continuation holds: (104 - 2) / 8.
@@ -163,6 +163,7 @@ impl EventKind {
             Self::DeadlineMoved { .. } => 14,
             Self::DeadlinesCredited { .. } => 15,
             Self::Repeated { .. } => 16,
+            Self::PolicySet { .. } => 17,
         }
     }
 }
@@ -187,6 +188,13 @@ impl Writer<'_> {
         let bytes = name.as_str().as_bytes();
         self.u8(u8::try_from(bytes.len()).unwrap_or(u8::MAX))
             .bytes(bytes)
+    }
+
+    pub(super) fn policy(&mut self, policy: &Policy) -> &mut Self {
+        self.u64(policy.key_retention_ms)
+            .u64(policy.ended_retention_ms)
+            .u32(policy.payment_grace_ms)
+            .u32(policy.refused_keys_max)
     }
 
     pub(super) fn rules(&mut self, rules: &Rules) -> &mut Self {
@@ -269,6 +277,19 @@ impl Reader<'_> {
             what: "a SKU's rules",
         })?;
         Ok(rules)
+    }
+
+    pub(super) fn policy(&mut self) -> Result<Policy, DecodeError> {
+        let policy = Policy {
+            key_retention_ms: self.u64(),
+            ended_retention_ms: self.u64(),
+            payment_grace_ms: self.u32(),
+            refused_keys_max: self.u32(),
+        };
+        policy
+            .check()
+            .map_err(|_| DecodeError::Field { what: "a policy" })?;
+        Ok(policy)
     }
 
     pub(super) fn kind(&mut self) -> Result<CommandKind, DecodeError> {

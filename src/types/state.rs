@@ -8,8 +8,8 @@ use super::record::{
     DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
 };
 use super::{
-    CommandKind, HoldStatus, Line, Origin, PaymentRef, RefusalRecord, ReservationId, Rules, SkuId,
-    SkuName, SourcePosition, Timestamp, UserId,
+    CommandKind, HoldStatus, Line, Origin, PaymentRef, Policy, RefusalRecord, ReservationId, Rules,
+    SkuId, SkuName, SourcePosition, Timestamp, UserId,
 };
 
 /// Lines that one continuation of a state record holds: (112 - 8) / 16.
@@ -31,7 +31,8 @@ pub struct HeldLine {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields' words are those of the events")]
 pub enum StateRecord {
-    /// The first record of a stream: the last event it counts, its stamp, and the sum of all credits.
+    /// The first record of a stream: the last event it counts, its stamp, the sum of all credits, the
+    /// number of keyed refusals, and the policy.
     Meta {
         sequence: u64,
         stamp: Timestamp,
@@ -219,7 +220,8 @@ impl StateRecord {
                 .u64(decided_at.as_micros())
                 .bytes(&record.encode(*decided_at))
                 .u32(sku.0)
-                .u32(*sale),
+                .u32(*sale)
+                .u64(*ordinal),
             Self::PaymentOutcome {
                 payment_ref,
                 asked,
