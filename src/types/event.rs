@@ -142,6 +142,8 @@ pub enum EventKind {
         kind: CommandKind,
         decision: (u8, u64, u64),
     },
+    /// What is remembered, and for how long, from here on.
+    PolicySet { policy: Policy },
 }
 
 impl EventKind {
@@ -440,6 +442,7 @@ impl Event {
                 kind,
                 decision: (code, a, b),
             } => w.origin(origin).u8(*kind as u8).u8(*code).u64(*a).u64(*b),
+            EventKind::PolicySet { policy } => w.policy(policy),
         };
         record
     }
@@ -560,6 +563,9 @@ impl Event {
                 origin: r.origin(),
                 kind: r.kind()?,
                 decision: r.decision_words()?,
+            },
+            17 => EventKind::PolicySet {
+                policy: r.policy()?,
             },
             kind => {
                 return Err(DecodeError::Kind {

@@ -125,7 +125,14 @@ impl StateRecord {
                 sequence,
                 stamp,
                 credit_micros,
-            } => w.u64(*sequence).u64(stamp.as_micros()).u64(*credit_micros),
+                refusals,
+                policy,
+            } => w
+                .u64(*sequence)
+                .u64(stamp.as_micros())
+                .u64(*credit_micros)
+                .u64(*refusals)
+                .policy(policy),
             Self::Source(source) => w.u64(source.source).u64(source.position),
             Self::SkuName { sku, name } => w.u32(sku.0).name(name),
             Self::Sku {
@@ -216,6 +223,7 @@ impl StateRecord {
                 record,
                 sku,
                 sale,
+                ordinal,
             } => w
                 .u64(decided_at.as_micros())
                 .bytes(&record.encode(*decided_at))
@@ -254,6 +262,8 @@ impl StateRecord {
                 sequence: r.u64(),
                 stamp: r.at(),
                 credit_micros: r.u64(),
+                refusals: r.u64(),
+                policy: r.policy()?,
             },
             2 => Self::Source(SourcePosition {
                 source: r.u64(),
@@ -329,6 +339,7 @@ impl StateRecord {
                     record,
                     sku: r.sku(),
                     sale: r.u32(),
+                    ordinal: r.u64(),
                 }
             }
             11 => Self::PaymentOutcome {
