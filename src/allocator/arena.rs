@@ -22,8 +22,14 @@ pub(super) struct Arena<T> {
 
 impl<T> Arena<T> {
     pub(super) fn with_capacity(entries: usize) -> Self {
-        let chunks = (0..entries.div_ceil(CHUNK)).map(|_| Vec::with_capacity(CHUNK)).collect();
-        Self { chunks, len: 0, free: Vec::new() }
+        let chunks = (0..entries.div_ceil(CHUNK))
+            .map(|_| Vec::with_capacity(CHUNK))
+            .collect();
+        Self {
+            chunks,
+            len: 0,
+            free: Vec::new(),
+        }
     }
 
     /// Entries in use.
@@ -52,7 +58,10 @@ impl<T> Arena<T> {
             return place;
         }
         let place = u32::try_from(self.len).unwrap_or(NONE);
-        assert!(place < NONE, "an arena is bounded by the allocator's limits");
+        assert!(
+            place < NONE,
+            "an arena is bounded by the allocator's limits"
+        );
         let chunk = self.len >> CHUNK_SHIFT;
         if chunk == self.chunks.len() {
             self.chunks.push(Vec::with_capacity(CHUNK));
@@ -81,7 +90,13 @@ pub(super) struct Queue<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { chunks: VecDeque::new(), base: 0, taken: 0, len: 0, spare: None }
+        Self {
+            chunks: VecDeque::new(),
+            base: 0,
+            taken: 0,
+            len: 0,
+            spare: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -107,7 +122,10 @@ impl<T> Queue<T> {
     #[expect(clippy::cast_possible_truncation, reason = "positions wrap by design")]
     pub(super) fn push(&mut self, value: T) -> u32 {
         if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
-            let chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            let chunk = self
+                .spare
+                .take()
+                .unwrap_or_else(|| Vec::with_capacity(CHUNK));
             self.chunks.push_back(chunk);
         }
         let position = self.front_position().wrapping_add(self.len as u32);
@@ -154,7 +172,10 @@ mod tests {
         assert_eq!(arena.insert(1), places[5_000]);
         assert_eq!(arena.insert(2), places[17]);
         assert_eq!(arena.insert(3), 10_000);
-        assert_eq!((*arena.get(places[4_999]), *arena.get(places[17])), (4_999, 2));
+        assert_eq!(
+            (*arena.get(places[4_999]), *arena.get(places[17])),
+            (4_999, 2)
+        );
     }
 
     #[test]
@@ -169,7 +190,9 @@ mod tests {
                 next_in += 1;
             }
             for _ in 0..(round * 53) % 400 {
-                let Some((position, value)) = queue.pop() else { break };
+                let Some((position, value)) = queue.pop() else {
+                    break;
+                };
                 assert_eq!((u64::from(position), value), (next_out, next_out));
                 next_out += 1;
             }

@@ -23,7 +23,10 @@ struct Page {
 
 impl Directory {
     pub(super) fn new() -> Self {
-        Self { pages: VecDeque::new(), first: 0 }
+        Self {
+            pages: VecDeque::new(),
+            first: 0,
+        }
     }
 
     #[inline]
@@ -47,18 +50,36 @@ impl Directory {
         if index >= self.pages.len() {
             self.pages.resize_with(index + 1, || None);
         }
-        let page = self.pages[index]
-            .get_or_insert_with(|| Box::new(Page { used: 0, places: [NONE; PAGE] }));
-        debug_assert_eq!(page.places[offset(sequence)], NONE, "a sequence is used once");
+        let page = self.pages[index].get_or_insert_with(|| {
+            Box::new(Page {
+                used: 0,
+                places: [NONE; PAGE],
+            })
+        });
+        debug_assert_eq!(
+            page.places[offset(sequence)],
+            NONE,
+            "a sequence is used once"
+        );
         page.places[offset(sequence)] = place;
         page.used += 1;
     }
 
     pub(super) fn remove(&mut self, sequence: u64) {
-        let Some(index) = (sequence >> PAGE_SHIFT).checked_sub(self.first) else { return };
-        let Ok(index) = usize::try_from(index) else { return };
-        let Some(Some(page)) = self.pages.get_mut(index) else { return };
-        debug_assert_ne!(page.places[offset(sequence)], NONE, "only what is there is removed");
+        let Some(index) = (sequence >> PAGE_SHIFT).checked_sub(self.first) else {
+            return;
+        };
+        let Ok(index) = usize::try_from(index) else {
+            return;
+        };
+        let Some(Some(page)) = self.pages.get_mut(index) else {
+            return;
+        };
+        debug_assert_ne!(
+            page.places[offset(sequence)],
+            NONE,
+            "only what is there is removed"
+        );
         page.places[offset(sequence)] = NONE;
         page.used -= 1;
         if page.used == 0 {
@@ -101,7 +122,11 @@ mod tests {
             directory.remove(sequence);
         }
         assert_eq!(directory.get(4), None);
-        assert!(directory.pages.len() <= 2, "{} pages", directory.pages.len());
+        assert!(
+            directory.pages.len() <= 2,
+            "{} pages",
+            directory.pages.len()
+        );
         let rest: Vec<u32> = directory.iter().collect();
         assert!(rest.is_sorted() && rest.len() == (49_000..50_000).filter(|n| n % 3 == 1).count());
         directory.insert(10, 1);

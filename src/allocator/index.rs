@@ -35,7 +35,9 @@ impl Index {
         // 5/8 is the lowest load at which a part grows; an eighth more for the spread between parts.
         let per_part = entries.div_ceil(PARTS);
         let capacity = (per_part * 9 / 5).next_power_of_two().max(CAPACITY_MIN);
-        Self { parts: (0..PARTS).map(|part| Part::new(part, capacity)).collect() }
+        Self {
+            parts: (0..PARTS).map(|part| Part::new(part, capacity)).collect(),
+        }
     }
 
     fn part(&self, hash: u64) -> &Part {
@@ -98,10 +100,17 @@ impl Index {
 
 impl Part {
     fn new(number: usize, capacity: usize) -> Self {
-        debug_assert!(capacity.is_power_of_two(), "the home slot is taken by a mask");
+        debug_assert!(
+            capacity.is_power_of_two(),
+            "the home slot is taken by a mask"
+        );
         // 5/8 + 0..=31/256 of the capacity; at least one slot stays empty, which ends every probe.
         let limit = (capacity * 5 / 8 + capacity * (number % 32) / 256).min(capacity - 1);
-        Self { slots: vec![EMPTY; capacity].into_boxed_slice(), used: 0, limit }
+        Self {
+            slots: vec![EMPTY; capacity].into_boxed_slice(),
+            used: 0,
+            limit,
+        }
     }
 
     fn home(&self, tag: u32) -> usize {
@@ -237,7 +246,10 @@ mod tests {
             let found = index.find(hash, |at| at == position).is_some();
             assert_eq!(found, model.contains_key(&position), "position {position}");
         }
-        assert_eq!(index.parts.iter().map(|part| part.used).sum::<usize>(), model.len());
+        assert_eq!(
+            index.parts.iter().map(|part| part.used).sum::<usize>(),
+            model.len()
+        );
     }
 
     #[test]
@@ -251,9 +263,14 @@ mod tests {
 
     #[test]
     fn parts_do_not_grow_together() {
-        let limits: std::collections::BTreeSet<usize> =
-            (0..PARTS).map(|part| Part::new(part, 65_536).limit).collect();
-        assert!(limits.len() >= 32, "the limits are spread: {}", limits.len());
+        let limits: std::collections::BTreeSet<usize> = (0..PARTS)
+            .map(|part| Part::new(part, 65_536).limit)
+            .collect();
+        assert!(
+            limits.len() >= 32,
+            "the limits are spread: {}",
+            limits.len()
+        );
         assert!(limits.iter().all(|limit| (40_000..50_000).contains(limit)));
     }
 }

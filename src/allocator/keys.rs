@@ -8,7 +8,8 @@ use super::arena::Queue;
 use super::index::{Hash, Index};
 use crate::types::record::PackedRefusal;
 use crate::types::{
-    CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId, Timestamp,
+    CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId,
+    Timestamp,
 };
 
 /// The sale whose end drops a key; sale 0 for none.
@@ -73,13 +74,16 @@ impl Keys {
     }
 
     fn hash_of(&self, kind: CommandKind, origin: &Origin) -> Option<u64> {
-        origin.key.map(|key| self.hash.of_two(origin.user.0, key.get(), kind as u64))
+        origin
+            .key
+            .map(|key| self.hash.of_two(origin.user.0, key.get(), kind as u64))
     }
 
     #[inline]
     pub(super) fn touch(&self, kind: CommandKind, origin: &Origin) -> u64 {
-        self.hash_of(kind, origin)
-            .map_or(0, |hash| self.accepted_index.touch(hash) ^ self.refused_index.touch(hash))
+        self.hash_of(kind, origin).map_or(0, |hash| {
+            self.accepted_index.touch(hash) ^ self.refused_index.touch(hash)
+        })
     }
 
     /// Accepted keys, swept or not.
@@ -124,7 +128,9 @@ impl Keys {
 
     /// Remembers an answer. An older one of the same key, which time has ended, is dropped.
     pub(super) fn accept(&mut self, entry: AcceptedKey) {
-        let Some(hash) = self.hash_of(entry.kind, &entry.origin) else { return };
+        let Some(hash) = self.hash_of(entry.kind, &entry.origin) else {
+            return;
+        };
         self.forget(hash, entry.kind, &entry.origin);
         let position = self.accepted.push(entry);
         self.accepted_index.insert(hash, position);
@@ -132,11 +138,17 @@ impl Keys {
 
     /// Remembers a refusal, and drops those that are no longer among the last `max`.
     pub(super) fn refuse(&mut self, record: &RefusalRecord, entry: RefusedKey, max: u64) {
-        let Some(hash) = self.hash_of(record.kind, &record.origin) else { return };
+        let Some(hash) = self.hash_of(record.kind, &record.origin) else {
+            return;
+        };
         self.forget(hash, record.kind, &record.origin);
         let position = self.refused.push(entry);
         self.refused_index.insert(hash, position);
-        while self.refused.front().is_some_and(|(_, first)| first.ordinal + max <= entry.ordinal) {
+        while self
+            .refused
+            .front()
+            .is_some_and(|(_, first)| first.ordinal + max <= entry.ordinal)
+        {
             self.pop_refused();
         }
     }
@@ -152,7 +164,9 @@ impl Keys {
         }
         let refused = self.refused_index.find(hash, |position| {
             self.refused.get(position).record().is_some_and(|record| {
-                record.origin.key == origin.key && record.origin.user == origin.user && record.kind == kind
+                record.origin.key == origin.key
+                    && record.origin.user == origin.user
+                    && record.kind == kind
             })
         });
         if let Some(position) = refused {
@@ -161,7 +175,9 @@ impl Keys {
     }
 
     fn pop_refused(&mut self) {
-        let Some((position, entry)) = self.refused.pop() else { return };
+        let Some((position, entry)) = self.refused.pop() else {
+            return;
+        };
         let record = entry.record();
         if let Some(hash) = record.and_then(|record| self.hash_of(record.kind, &record.origin)) {
             self.refused_index.remove(hash, position);
@@ -175,7 +191,9 @@ impl Keys {
                 Some((_, entry)) if entry.decided_at <= horizon => {}
                 _ => break,
             }
-            let Some((position, entry)) = self.accepted.pop() else { break };
+            let Some((position, entry)) = self.accepted.pop() else {
+                break;
+            };
             if let Some(hash) = self.hash_of(entry.kind, &entry.origin) {
                 self.accepted_index.remove(hash, position);
             }
@@ -200,7 +218,17 @@ impl Keys {
 }
 
 /// The first field whose fingerprint differs.
-pub(super) fn difference(kind: CommandKind, first: &Fingerprints, now: &Fingerprints) -> Option<Field> {
-    let differs = first.iter().zip(now).position(|(first, now)| first != now)?;
-    kind.fields().get(differs).copied().or(kind.fields().last().copied())
+pub(super) fn difference(
+    kind: CommandKind,
+    first: &Fingerprints,
+    now: &Fingerprints,
+) -> Option<Field> {
+    let differs = first
+        .iter()
+        .zip(now)
+        .position(|(first, now)| first != now)?;
+    kind.fields()
+        .get(differs)
+        .copied()
+        .or(kind.fields().last().copied())
 }

@@ -78,9 +78,14 @@ impl Stock {
     pub(super) fn admits(&self, sku: SkuId, now: Timestamp) -> Option<Refusal> {
         let ahead = Some(self.rules.opens_at).filter(|&at| at > now);
         if !self.gates.has(Gates::OPEN) || ahead.is_some() || now >= self.rules.closes_at {
-            return Some(Refusal::NotOpen { sku, opens_at: ahead });
+            return Some(Refusal::NotOpen {
+                sku,
+                opens_at: ahead,
+            });
         }
-        self.gates.has(Gates::RESERVATIONS_PAUSED).then_some(Refusal::Paused { sku })
+        self.gates
+            .has(Gates::RESERVATIONS_PAUSED)
+            .then_some(Refusal::Paused { sku })
     }
 
     /// The gates and the sale's number after a change.
@@ -96,28 +101,40 @@ impl Stock {
 
     pub(super) fn reserve(&mut self, units: u32) -> Result<(), Broken> {
         let units = u64::from(units);
-        self.available = self.available.checked_sub(units).ok_or("L1: more reserved than available")?;
+        self.available = self
+            .available
+            .checked_sub(units)
+            .ok_or("L1: more reserved than available")?;
         self.reserved += units;
         Ok(())
     }
 
     pub(super) fn release(&mut self, units: u32) -> Result<(), Broken> {
         let units = u64::from(units);
-        self.reserved = self.reserved.checked_sub(units).ok_or("L2: more released than reserved")?;
+        self.reserved = self
+            .reserved
+            .checked_sub(units)
+            .ok_or("L2: more released than reserved")?;
         self.available += units;
         Ok(())
     }
 
     pub(super) fn sell(&mut self, units: u32) -> Result<(), Broken> {
         let units = u64::from(units);
-        self.reserved = self.reserved.checked_sub(units).ok_or("L2: more sold than reserved")?;
+        self.reserved = self
+            .reserved
+            .checked_sub(units)
+            .ok_or("L2: more sold than reserved")?;
         self.sold += units;
         Ok(())
     }
 
     pub(super) fn take_back(&mut self, units: u32) -> Result<(), Broken> {
         let units = u64::from(units);
-        self.sold = self.sold.checked_sub(units).ok_or("L2: more returned than sold")?;
+        self.sold = self
+            .sold
+            .checked_sub(units)
+            .ok_or("L2: more returned than sold")?;
         self.available += units;
         Ok(())
     }
@@ -129,7 +146,9 @@ impl Stock {
     }
 
     pub(super) fn adjust(&mut self, delta: i64) -> Result<(), Broken> {
-        let total = self.adjusted(delta).ok_or("L1: the total falls below what is reserved and sold")?;
+        let total = self
+            .adjusted(delta)
+            .ok_or("L1: the total falls below what is reserved and sold")?;
         self.total = total;
         self.available = total - self.reserved - self.sold;
         Ok(())
@@ -153,7 +172,22 @@ impl Stock {
         as_of: Timestamp,
         not_before: Option<Timestamp>,
     ) -> Availability {
-        let &Self { available, reserved, sold, total, .. } = self;
-        Availability { sku, available, reserved, sold, total, sequence, as_of, not_before }
+        let &Self {
+            available,
+            reserved,
+            sold,
+            total,
+            ..
+        } = self;
+        Availability {
+            sku,
+            available,
+            reserved,
+            sold,
+            total,
+            sequence,
+            as_of,
+            not_before,
+        }
     }
 }

@@ -37,6 +37,8 @@ pub enum StateRecord {
         sequence: u64,
         stamp: Timestamp,
         credit_micros: u64,
+        refusals: u64,
+        policy: Policy,
     },
     /// How far a source has been taken in.
     Source(SourcePosition),
@@ -103,6 +105,8 @@ pub enum StateRecord {
         record: RefusalRecord,
         sku: SkuId,
         sale: u32,
+        /// Its number among all keyed refusals.
+        ordinal: u64,
     },
     /// What became of a captured payment.
     PaymentOutcome {
