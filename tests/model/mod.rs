@@ -128,8 +128,7 @@ impl Model {
         self.outcomes
             .retain(|_, outcome| outcome.decided_at + ended_ms > now);
         self.keys.retain(|key| {
-            key.decided_at + keys_ms > now
-                && key.ordinal.is_none_or(|n| n + refused_max > refusals)
+            key.decided_at + keys_ms > now && key.ordinal.is_none_or(|n| n + refused_max > refusals)
         });
     }
 
@@ -629,7 +628,10 @@ impl Model {
         let hold = &self.holds[&c.reservation];
         let status = hold.status;
         if status.is_live() {
-            let current = hold.payment.as_ref().map(|p| (p.attempt, Some(p.reference)));
+            let current = hold
+                .payment
+                .as_ref()
+                .map(|p| (p.attempt, Some(p.reference)));
             let named = (c.attempt, c.payment_ref);
             if current.map_or(c.attempt == 0, |current| current == named) {
                 return Ok(self.sell(c.reservation, c));
@@ -650,8 +652,12 @@ impl Model {
     fn confirm_late(&mut self, c: &Confirm) -> Decided {
         let status = HoldStatus::Expired;
         let lines = &self.holds[&c.reservation].lines;
-        let goes_on = lines.iter().all(|line| self.sale_goes_on(line.sku, line.sale));
-        let cart = lines.iter().map(|&HoldLine { sku, quantity, .. }| Line { sku, quantity });
+        let goes_on = lines
+            .iter()
+            .all(|line| self.sale_goes_on(line.sku, line.sale));
+        let cart = lines
+            .iter()
+            .map(|&HoldLine { sku, quantity, .. }| Line { sku, quantity });
         let cart = Lines::new(cart).expect("a hold's lines are a cart");
         if !goes_on {
             return self.refund_or(c, Refusal::Ended { status });

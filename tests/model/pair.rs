@@ -102,14 +102,25 @@ impl Pair {
             others.push(begun(twin, &header, extras));
         }
         self.model.begin(script.now);
-        extras.policy.into_iter().for_each(|p| self.model.set_policy(p));
-        extras.credit_micros.into_iter().for_each(|c| self.model.credit(c));
+        extras
+            .policy
+            .into_iter()
+            .for_each(|p| self.model.set_policy(p));
+        extras
+            .credit_micros
+            .into_iter()
+            .for_each(|c| self.model.credit(c));
         self.model.sweep();
         for _ in 0..len {
             let command = script.command();
-            let answer = self.allocator.decide(&command, &mut batch).expect("no law breaks");
+            let answer = self
+                .allocator
+                .decide(&command, &mut batch)
+                .expect("no law breaks");
             for (twin, batch) in self.twins.iter_mut().zip(&mut others) {
-                let same = twin.decide(&command, batch).expect("no law breaks in a twin");
+                let same = twin
+                    .decide(&command, batch)
+                    .expect("no law breaks in a twin");
                 assert_eq!(same, answer, "L7: a recovered state answers {command:?}");
             }
             let expected = self.model.decide(&command);
@@ -133,7 +144,10 @@ impl Pair {
                 Answer::Decided(Decision::PaymentBegun(begun)),
                 &Command::BeginPayment(BeginPayment { reservation, .. }),
             ) => {
-                let of = script.reservations.iter_mut().find(|(id, ..)| *id == reservation);
+                let of = script
+                    .reservations
+                    .iter_mut()
+                    .find(|(id, ..)| *id == reservation);
                 of.into_iter().for_each(|known| known.2 = begun.attempt);
             }
             (&Answer::Decided(Decision::Refused(refusal)), _) => self.refusals.push(refusal),
@@ -143,12 +157,19 @@ impl Pair {
 
     fn close(&mut self, batch: &mut Batch, others: &mut [Batch]) {
         let mut published = Vec::new();
-        self.allocator.finish(&mut published).expect("no law is broken");
+        self.allocator
+            .finish(&mut published)
+            .expect("no law is broken");
         batch.seal(self.prev_hash);
         for (twin, other) in self.twins.iter_mut().zip(others) {
-            twin.finish(&mut Vec::new()).expect("no law is broken in a twin");
+            twin.finish(&mut Vec::new())
+                .expect("no law is broken in a twin");
             other.seal(self.prev_hash);
-            assert_eq!(other.hash(), batch.hash(), "L7: a recovered state records the same");
+            assert_eq!(
+                other.hash(),
+                batch.hash(),
+                "L7: a recovered state records the same"
+            );
         }
         self.prev_hash = batch.hash();
         let mut bytes = Vec::new();
@@ -157,7 +178,11 @@ impl Pair {
         let events = batch.events().map(|event| event.expect("just encoded"));
         self.events.extend(events);
 
-        assert_eq!(self.allocator.sequence(), self.model.sequence, "events recorded");
+        assert_eq!(
+            self.allocator.sequence(),
+            self.model.sequence,
+            "events recorded"
+        );
         for availability in &published {
             let expected = self.model.availability(availability.sku);
             assert!(
@@ -183,7 +208,8 @@ impl Pair {
         self.allocator.export(&mut |record| {
             let decoded = StateRecord::decode(&record.encode());
             assert_eq!(decoded.as_ref(), Ok(record), "a state record round trip");
-            twin.restore(&decoded.expect("compared")).expect("an exported state");
+            twin.restore(&decoded.expect("compared"))
+                .expect("an exported state");
         });
         twin.finish(&mut Vec::new()).expect("a lawful state");
         self.join(twin);
@@ -214,7 +240,9 @@ fn begun(allocator: &mut Allocator, header: &BatchHeader, extras: &Extras) -> Ba
     let mut batch = Batch::default();
     batch.header.clone_from(header);
     allocator.begin(header).expect("batches follow each other");
-    let recorded = extras.policy.map(|policy| allocator.set_policy(policy, &mut batch));
+    let recorded = extras
+        .policy
+        .map(|policy| allocator.set_policy(policy, &mut batch));
     recorded.unwrap_or(Ok(())).expect("a valid policy");
     let credit = extras.credit_micros;
     let recorded = credit.map(|micros| allocator.credit(micros, &mut batch));

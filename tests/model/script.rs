@@ -6,8 +6,8 @@
 use stockade::allocator::Limits;
 use stockade::types::{
     Adjust, BeginPayment, Command, CommandKind, Confirm, DefineSku, Disposition, Expire, Gate,
-    IdempotencyKey, Line, Lines, PaymentFailed, PaymentRef, Policy, Query, Release, Reserve,
-    ReservationId, Return, Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
+    IdempotencyKey, Line, Lines, PaymentFailed, PaymentRef, Policy, Query, Release, ReservationId,
+    Reserve, Return, Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
 };
 
 const GATES: [Gate; 7] = [

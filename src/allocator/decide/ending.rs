@@ -3,7 +3,8 @@
 use super::{Decided, refused};
 use crate::allocator::Allocator;
 use crate::types::{
-    Batch, Decision, EventKind, Expire, HoldStatus, Line, Origin, Refusal, Release, Return, SkuId,
+    Batch, Decision, EventKind, Expire, HoldStatus, Line, Lines, Origin, Refusal, Release, Return,
+    SkuId,
 };
 
 impl Allocator {
@@ -78,6 +79,11 @@ impl Allocator {
     }
 
     fn lines_to_return(&self, c: &Return) -> Result<Vec<Line>, Refusal> {
+        let named = c.lines.as_ref().map_or(&[][..], Lines::as_slice);
+        let unknown = |line: &Line| line.sku.0 as usize >= self.stocks.len();
+        if let Some((_, line)) = named.iter().zip(0_u16..).find(|(line, _)| unknown(line)) {
+            return Err(Refusal::UnknownSku { line });
+        }
         let place = match c.reservation {
             Some(id) => Some(self.find(id).ok_or(Refusal::UnknownReservation)?),
             None => None,
@@ -105,10 +111,8 @@ impl Allocator {
             return Err(Refusal::NotConfirmed);
         }
         for (&Line { sku, quantity }, line) in lines.iter().zip(0_u16..) {
-            let Some(stock) = self.stocks.get(sku.0 as usize) else {
-                return Err(Refusal::UnknownSku { line });
-            };
-            let sold = place.map_or(stock.sold, |place| stock.sold.min(left(place, sku).into()));
+            let sold = self.stocks[sku.0 as usize].sold;
+            let sold = place.map_or(sold, |place| sold.min(left(place, sku).into()));
             if u64::from(quantity) > sold {
                 return Err(Refusal::ExceedsSold { line, sku, sold });
             }
