@@ -33,7 +33,10 @@ impl Allocator {
             return Ok(Answer::Found(Box::new(self.query(query))));
         }
         let (kind, origin) = (command.kind(), command.origin());
-        let decision = match self.first_answer(kind, &origin) {
+        let first = self.first_answer(kind, &origin);
+        let outdated = || self.outdated(command);
+        let no_room = || self.no_room_for_key(&origin);
+        let decision = match first.or_else(outdated).or_else(no_room) {
             Some(decision) => decision,
             None => match command {
                 Command::Reserve(c) => self.reserve(c, &origin, batch)?,
@@ -80,17 +83,32 @@ impl Allocator {
         })
     }
 
-    /// The key's first answer, a conflict, or that no more keys fit.
+    /// The key's first answer, or a conflict.
     fn first_answer(&self, kind: CommandKind, origin: &Origin) -> Option<Decision> {
-        origin.key?;
-        if let Some(known) = self.known(kind, origin) {
-            return Some(
-                match difference(kind, &known.fingerprints, &origin.fingerprints) {
-                    Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
-                    None => known.decision,
-                },
-            );
+        let known = self.known(kind, origin)?;
+        Some(
+            match difference(kind, &known.fingerprints, &origin.fingerprints) {
+                Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
+                None => known.decision,
+            },
+        )
+    }
+
+    /// Too old for its key to be known, or too late for its caller.
+    fn outdated(&self, command: &Command) -> Option<Decision> {
+        let Command::Reserve(c) = command else {
+            return None;
+        };
+        let kept_until = c.asked_at.plus_ms(self.policy.key_retention_ms);
+        if kept_until <= self.now {
+            return Some(Decision::Refused(Refusal::TooOld));
         }
+        let is_late = c.decide_by < self.now;
+        is_late.then_some(Decision::Refused(Refusal::TooLate))
+    }
+
+    fn no_room_for_key(&self, origin: &Origin) -> Option<Decision> {
+        origin.key?;
         let full = self.keys.accepted_len() >= self.limits.accepted_keys_max as usize;
         full.then_some(Decision::Refused(Refusal::Busy {
             bound: Bound::AcceptedKeys,

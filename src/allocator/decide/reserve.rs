@@ -9,13 +9,6 @@ use crate::types::{
 
 impl Allocator {
     pub(super) fn reserve(&mut self, c: &Reserve, origin: &Origin, batch: &mut Batch) -> Decided {
-        let kept_until = c.asked_at.plus_ms(self.policy.key_retention_ms);
-        if kept_until <= self.now {
-            return refused(Refusal::TooOld);
-        }
-        if c.decide_by < self.now {
-            return refused(Refusal::TooLate);
-        }
         if let Some(refusal) = self.refuses_cart(&c.lines) {
             return refused(refusal);
         }
