@@ -9,7 +9,7 @@ use crate::types::{
 
 impl Allocator {
     pub(super) fn release(&mut self, c: &Release, origin: &Origin, batch: &mut Batch) -> Decided {
-        let place = match self.settle_own(c.user, c.reservation, batch)? {
+        let place = match self.settled_own(c.user, c.reservation, batch)? {
             Ok(place) => place,
             Err(refusal) => return refused(refusal),
         };
@@ -35,21 +35,21 @@ impl Allocator {
     }
 
     pub(super) fn expire(&mut self, c: Expire, batch: &mut Batch) -> Decided {
-        let Some(place) = self.find(c.reservation) else {
+        let was_live = self
+            .find(c.reservation)
+            .is_some_and(|place| self.holds.get(place).status.is_live());
+        let Some(place) = self.settled(c.reservation, batch)? else {
             return refused(Refusal::UnknownReservation);
         };
         let hold = *self.holds.get(place);
-        if !hold.status.is_live() {
-            return refused(Refusal::Ended {
-                status: hold.status,
-            });
+        let status = hold.status;
+        if !was_live {
+            return refused(Refusal::Ended { status });
         }
-        if !self.is_over(place) {
-            return refused(Refusal::NotDue {
-                expires_at: self.effective(hold.time),
-            });
+        if status.is_live() {
+            let expires_at = self.effective(hold.time);
+            return refused(Refusal::NotDue { expires_at });
         }
-        self.lapse(place, batch)?;
         Ok(Decision::Expired)
     }
 

@@ -137,28 +137,30 @@ impl Allocator {
         Ok(decision)
     }
 
-    /// Finds a user's own reservation and expires it first if it is over.
-    fn settle_own(
+    /// Finds a reservation. A hold is over when its deadline has passed, swept or not: a command that touches it
+    /// expires it first (or moves the deadline, of one in payment while confirms are paused).
+    fn settled(&mut self, id: ReservationId, batch: &mut Batch) -> Result<Option<u32>, Violation> {
+        let place = self.find(id);
+        if let Some(place) = place {
+            let hold = self.holds.get(place);
+            if hold.status.is_live() && self.has_passed(hold.time) {
+                self.lapse(place, batch)?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// The same, of a user's own.
+    fn settled_own(
         &mut self,
         user: UserId,
         id: ReservationId,
         batch: &mut Batch,
     ) -> Result<Result<u32, Refusal>, Violation> {
-        let Some(place) = self.find(id) else {
-            return Ok(Err(Refusal::UnknownReservation));
-        };
-        if self.holds.user_of(place) != user {
-            return Ok(Err(Refusal::NotOwner));
-        }
-        self.settle(place, batch)?;
-        Ok(Ok(place))
-    }
-
-    /// A hold is over when its deadline has passed, swept or not: a command that touches it expires it first.
-    fn settle(&mut self, place: u32, batch: &mut Batch) -> Result<(), Violation> {
-        if self.is_over(place) {
-            self.lapse(place, batch)?;
-        }
-        Ok(())
+        Ok(match self.settled(id, batch)? {
+            None => Err(Refusal::UnknownReservation),
+            Some(place) if self.holds.user_of(place) != user => Err(Refusal::NotOwner),
+            Some(place) => Ok(place),
+        })
     }
 }
