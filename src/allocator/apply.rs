@@ -344,7 +344,12 @@ impl Allocator {
                 Ok(())
             }
             EventKind::PolicySet { policy } => {
+                // What is forgotten stays so, also if the retention grows again.
+                self.free(usize::MAX);
                 self.policy = *policy;
+                self.free(usize::MAX);
+                self.keys
+                    .keep_last(policy.refused_keys_max.into(), self.refusals);
                 Ok(())
             }
         }

@@ -136,6 +136,24 @@ impl<T> Queue<T> {
         position
     }
 
+    /// Entries from the first that has not passed on; those that have come before it.
+    pub(super) fn count_from(&self, has_passed: impl Fn(&T) -> bool) -> usize {
+        let at = |index: usize| {
+            let offset = self.taken + index;
+            &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
+        };
+        let (mut passed, mut end) = (0, self.len);
+        while passed < end {
+            let middle = usize::midpoint(passed, end);
+            if has_passed(at(middle)) {
+                passed = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        self.len - passed
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten().skip(self.taken)
     }

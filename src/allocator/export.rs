@@ -121,12 +121,10 @@ impl Allocator {
     }
 
     fn export_keys(&self, out: &mut dyn FnMut(&StateRecord)) {
-        // A key that was used anew after time had ended its first answer has two entries; only the later is known.
+        // Also those that no longer answer because their sale has ended: they count towards the bound.
+        let horizon = self.horizon(self.policy.key_retention_ms);
         for entry in self.keys.accepted() {
-            let known = self.known(entry.kind, &entry.origin);
-            if known.is_some_and(|known| {
-                known.ordinal.is_none() && known.decided_at == entry.decided_at
-            }) {
+            if Some(entry.decided_at) > horizon {
                 let &AcceptedKey {
                     origin,
                     decided_at,

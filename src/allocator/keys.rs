@@ -86,9 +86,10 @@ impl Keys {
         })
     }
 
-    /// Accepted keys, swept or not.
-    pub(super) fn accepted_len(&self) -> usize {
-        self.accepted.len()
+    /// Whether more than `max` accepted keys were decided after `horizon`, or as many.
+    pub(super) fn is_full(&self, max: usize, horizon: Option<Timestamp>) -> bool {
+        let has_passed = |entry: &AcceptedKey| Some(entry.decided_at) <= horizon;
+        self.accepted.len() >= max && self.accepted.count_from(has_passed) >= max
     }
 
     /// The key's first decision, whether or not time has ended it: the caller judges.
@@ -144,10 +145,15 @@ impl Keys {
         self.forget(hash, record.kind, &record.origin);
         let position = self.refused.push(entry);
         self.refused_index.insert(hash, position);
+        self.keep_last(max, entry.ordinal);
+    }
+
+    /// Drops refusals that are not among the last `max` up to this one.
+    pub(super) fn keep_last(&mut self, max: u64, ordinal: u64) {
         while self
             .refused
             .front()
-            .is_some_and(|(_, first)| first.ordinal + max <= entry.ordinal)
+            .is_some_and(|(_, first)| first.ordinal + max <= ordinal)
         {
             self.pop_refused();
         }
@@ -206,7 +212,7 @@ impl Keys {
         }
     }
 
-    /// In the order of deciding; with entries that time has ended.
+    /// In the order of deciding; with entries that time has ended, and those that a later use of the key replaced.
     pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedKey> {
         self.accepted.iter()
     }

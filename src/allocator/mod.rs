@@ -226,7 +226,7 @@ impl Allocator {
             self.epoch = header.token.epoch as u32;
         }
         self.sources.clone_from(&header.sources);
-        self.free();
+        self.free(FREED_PER_BATCH);
         Ok(())
     }
 
@@ -405,26 +405,33 @@ impl Allocator {
         ended_at.plus_ms(self.policy.ended_retention_ms) <= self.now
     }
 
-    /// Frees what time has ended. No decision and no query sees a difference.
-    fn free(&mut self) {
-        while let Some((_, &id)) = self.ended.front() {
-            match self.holds.place_of(id) {
-                Some(place) if self.has_retired(self.holds.get(place).time) => {
-                    self.holds.retire(place)
+    /// What was decided at or before this time is no longer remembered; `None` while everything is.
+    fn horizon(&self, retention_ms: u64) -> Option<Timestamp> {
+        let micros = retention_ms.saturating_mul(1_000);
+        let before = self.now.as_micros().checked_sub(micros);
+        before.map(Timestamp::from_micros)
+    }
+
+    /// Frees what time has ended, at most `max` entries of each table. No decision and no query sees a difference.
+    fn free(&mut self, max: usize) {
+        for _ in 0..max {
+            let Some((_, &id)) = self.ended.front() else {
+                break;
+            };
+            if let Some(place) = self.holds.place_of(id) {
+                if !self.has_retired(self.holds.get(place).time) {
+                    break;
                 }
-                Some(_) => break,
-                None => {}
+                self.holds.retire(place);
             }
             self.ended.pop();
         }
-        let micros = |ms: u64| ms.saturating_mul(1_000);
-        let horizon = |retention_ms| {
-            Timestamp::from_micros(self.now.as_micros().saturating_sub(micros(retention_ms)))
-        };
-        self.keys
-            .sweep(horizon(self.policy.key_retention_ms), FREED_PER_BATCH);
-        self.outcomes
-            .sweep(horizon(self.policy.ended_retention_ms), FREED_PER_BATCH);
+        if let Some(horizon) = self.horizon(self.policy.key_retention_ms) {
+            self.keys.sweep(horizon, max);
+        }
+        if let Some(horizon) = self.horizon(self.policy.ended_retention_ms) {
+            self.outcomes.sweep(horizon, max);
+        }
         let stocks = &self.stocks;
         self.holds
             .sweep_counters(64, |sku, sale| stocks[sku.0 as usize].counts(sale));

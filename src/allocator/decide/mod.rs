@@ -109,7 +109,9 @@ impl Allocator {
 
     fn no_room_for_key(&self, origin: &Origin) -> Option<Decision> {
         origin.key?;
-        let full = self.keys.accepted_len() >= self.limits.accepted_keys_max as usize;
+        let max = self.limits.accepted_keys_max as usize;
+        let horizon = self.horizon(self.policy.key_retention_ms);
+        let full = self.keys.is_full(max, horizon);
         full.then_some(Decision::Refused(Refusal::Busy {
             bound: Bound::AcceptedKeys,
         }))

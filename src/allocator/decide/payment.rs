@@ -122,7 +122,9 @@ impl Allocator {
             return self.repeat_confirm(answer, origin, batch);
         }
         let is_new = c.payment_ref.is_some() && outcome.is_none();
-        if is_new && self.outcomes.len() >= self.limits.payments_max as usize {
+        let max = self.limits.payments_max as usize;
+        let horizon = self.horizon(self.policy.ended_retention_ms);
+        if is_new && self.outcomes.is_full(max, horizon) {
             return refused(Refusal::Busy {
                 bound: Bound::Payments,
             });
@@ -191,9 +193,7 @@ impl Allocator {
         };
         let in_sale =
             |line: &crate::types::HeldLine| self.stocks[line.line.sku.0 as usize].counts(line.sale);
-        if !self.holds.lines(place).all(in_sale)
-            || self.holds.len() >= self.limits.reservations_max as usize
-        {
+        if !self.holds.lines(place).all(in_sale) || self.reservations_are_full() {
             return self.refund_or(ended, c, origin, batch);
         }
         let Ok(lines) = Lines::new(self.holds.lines(place).map(|held| held.line)) else {

@@ -48,13 +48,22 @@ impl Allocator {
 
     /// The first table that has no room for another reservation.
     fn exhausted(&self, lines: usize) -> Option<Bound> {
-        if self.holds.len() >= self.limits.reservations_max as usize {
+        if self.reservations_are_full() {
             return Some(Bound::Reservations);
         }
         if self.holds.counters_len() + lines > self.limits.counters_max as usize {
             return Some(Bound::Counters);
         }
         None
+    }
+
+    /// Counts what has not retired, whether or not the rest was freed.
+    pub(super) fn reservations_are_full(&self) -> bool {
+        let max = self.limits.reservations_max as usize;
+        self.holds.len() >= max && {
+            let kept = self.ended.count_from(|&id| self.find(id).is_none());
+            self.holds.len() - (self.ended.len() - kept) >= max
+        }
     }
 
     /// What the user's limits and the stock say, after everything overdue that matters was expired.
