@@ -11,7 +11,7 @@ use super::{Allocator, Violation};
 use crate::types::{
     Batch, CommandKind, Confirmation, Decision, Disposition, Event, EventKind, HeldLine,
     HoldStatus, Kept, Line, Origin, PaymentAttempt, RefusalRecord, Reservation, ReservationId,
-    SEQUENCE_MAX, SkuId, Timestamp,
+    SEQUENCE_MAX, SkuId, Timestamp, UserId,
 };
 
 impl Allocator {
@@ -139,6 +139,10 @@ impl Allocator {
                 }
                 stock.gates = gates;
                 stock.sale = number;
+                if gates.has_ended() {
+                    let counters = std::mem::take(&mut stock.counters);
+                    self.holds.stop_counting(counters);
+                }
                 self.answer(
                     CommandKind::SetGate,
                     origin,
@@ -411,7 +415,7 @@ impl Allocator {
             let stock = self.stock_mut(sku)?;
             stock.reserve(quantity)?;
             if stock.rules.per_user.is_some() {
-                self.holds.count(origin.user, sku, held.sale, quantity);
+                self.count(origin.user, sku, held.sale, quantity);
             }
         }
         let scope = self.scope_of(first.line.sku);
@@ -432,6 +436,11 @@ impl Allocator {
         let decision = Decision::Reserved(Reservation { id, expires_at });
         self.answer(CommandKind::Reserve, origin, decision, scope);
         Ok(())
+    }
+
+    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) {
+        let begins = self.holds.count(user, sku, sale, units);
+        self.stocks[sku.0 as usize].counters += u32::from(begins);
     }
 
     fn without_credit(&self, at: Timestamp) -> Result<Timestamp, String> {
@@ -479,22 +488,21 @@ impl Allocator {
 
     fn give_allowance_back(
         &mut self,
-        user: crate::types::UserId,
+        user: UserId,
         held: &HeldLine,
         units: u32,
     ) -> Result<(), String> {
         let sku = held.line.sku;
-        let stock = &self.stocks[sku.0 as usize];
+        let stock = &mut self.stocks[sku.0 as usize];
         if stock.rules.per_user.is_none() || !stock.counts(held.sale) {
             return Ok(());
         }
-        if self.holds.discount(user, sku, held.sale, units) {
-            Ok(())
-        } else {
-            Err(format!(
-                "L2: a user's counter of SKU {sku} is below what he gives back"
-            ))
-        }
+        let was_last = self.holds.discount(user, sku, held.sale, units);
+        let was_last = was_last.ok_or_else(|| {
+            format!("L2: a user's counter of SKU {sku} is below what he gives back")
+        })?;
+        stock.counters -= u32::from(was_last);
+        Ok(())
     }
 
     fn returned(&mut self, reservation: Option<ReservationId>, line: Line) -> Result<(), String> {

@@ -256,7 +256,7 @@ impl Allocator {
                 if sku.0 as usize >= self.stocks.len() {
                     return Err(format!("a counter of SKU {sku}, which is not defined"));
                 }
-                self.holds.count(*user, *sku, *sale, *units);
+                self.count(*user, *sku, *sale, *units);
             }
             StateRecord::AcceptedKey {
                 origin,

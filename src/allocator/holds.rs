@@ -92,6 +92,8 @@ pub(super) struct Holds {
     user_index: Index,
     counters: Arena<Counter>,
     counter_index: Index,
+    /// Counters of sales that have not ended; the others wait to be freed.
+    counting: usize,
     /// Where the sweep for counters of ended sales goes on.
     counter_cursor: u32,
 }
@@ -111,6 +113,7 @@ impl Holds {
             user_index: Index::with_capacity(capacity),
             counters: Arena::with_capacity(capacity),
             counter_index: Index::with_capacity(capacity),
+            counting: 0,
             counter_cursor: 0,
         }
     }
@@ -137,8 +140,14 @@ impl Holds {
         self.holds.in_use()
     }
 
-    pub(super) fn counters_len(&self) -> usize {
-        self.counters.in_use()
+    /// Counters of sales that have not ended.
+    pub(super) fn counting(&self) -> usize {
+        self.counting
+    }
+
+    /// A sale with so many counters has ended.
+    pub(super) fn stop_counting(&mut self, counters: u32) {
+        self.counting -= counters as usize;
     }
 
     pub(super) fn place_of(&self, id: ReservationId) -> Option<u32> {
@@ -325,22 +334,21 @@ impl Holds {
             .map_or(0, |counter| counter.units)
     }
 
-    /// Counts units of a sale; a counter of an earlier one begins anew.
-    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) {
+    /// Counts units of a sale; a counter of an earlier one begins anew. True if it is a new counter of the sale.
+    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) -> bool {
         if let Some(place) = self.find_counter(user, sku) {
             let counter = self.counters.get_mut(place);
-            let before = if counter.sale == sale {
-                counter.units
-            } else {
-                0
-            };
+            let begins = counter.sale != sale;
+            let before = if begins { 0 } else { counter.units };
             *counter = Counter {
                 sale,
                 units: before.saturating_add(units),
                 ..*counter
             };
-            return;
+            self.counting += usize::from(begins);
+            return begins;
         }
+        self.counting += 1;
         let owner = self.user_or_new(user);
         self.users.get_mut(owner).counters += 1;
         let place = self.counters.insert(Counter {
@@ -351,25 +359,30 @@ impl Holds {
         });
         self.counter_index
             .insert(self.counter_hash(user, sku), place);
+        true
     }
 
-    /// Takes units off a sale's counter; one of another sale is left alone. False if it counts fewer.
-    pub(super) fn discount(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) -> bool {
-        let Some(place) = self.find_counter(user, sku) else {
-            return false;
-        };
+    /// Takes units off a counter of a sale that has not ended; with the last one it goes, which is told. `None` if it
+    /// counts fewer.
+    pub(super) fn discount(
+        &mut self,
+        user: UserId,
+        sku: SkuId,
+        sale: u32,
+        units: u32,
+    ) -> Option<bool> {
+        let place = self.find_counter(user, sku)?;
         let counter = self.counters.get_mut(place);
         if counter.sale != sale {
-            return true;
+            return None;
         }
-        let Some(rest) = counter.units.checked_sub(units) else {
-            return false;
-        };
-        counter.units = rest;
-        if rest == 0 {
+        counter.units = counter.units.checked_sub(units)?;
+        let was_last = counter.units == 0;
+        if was_last {
             self.drop_counter(place);
+            self.counting -= 1;
         }
-        true
+        Some(was_last)
     }
 
     fn drop_counter(&mut self, place: u32) {
@@ -385,6 +398,9 @@ impl Holds {
     /// Looks at the next `max` counters and frees those that no longer count. What a query or a decision sees doesn't
     /// change by it.
     pub(super) fn sweep_counters(&mut self, max: u32, counts: impl Fn(SkuId, u32) -> bool) {
+        if self.counters.in_use() == self.counting {
+            return;
+        }
         let places = u32::try_from(self.counters.places()).unwrap_or(NONE);
         for _ in 0..max.min(places) {
             self.counter_cursor = (self.counter_cursor + 1) % places;

@@ -57,6 +57,9 @@ use stock::Stock;
 /// batch, so that memory follows the retention.
 const FREED_PER_BATCH: usize = 16_384;
 
+/// Counters that a batch looks at while some wait to be freed.
+const COUNTERS_LOOKED_AT: u32 = 4_096;
+
 /// Bounds of the tables (law L8). They limit what is decided from now on, never what a log replays to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -433,8 +436,9 @@ impl Allocator {
             self.outcomes.sweep(horizon, max);
         }
         let stocks = &self.stocks;
-        self.holds
-            .sweep_counters(64, |sku, sale| stocks[sku.0 as usize].counts(sale));
+        self.holds.sweep_counters(COUNTERS_LOOKED_AT, |sku, sale| {
+            stocks[sku.0 as usize].counts(sale)
+        });
     }
 
     fn view(&self, place: u32) -> ReservationView {

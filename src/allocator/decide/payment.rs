@@ -193,12 +193,15 @@ impl Allocator {
         };
         let in_sale =
             |line: &crate::types::HeldLine| self.stocks[line.line.sku.0 as usize].counts(line.sale);
-        if !self.holds.lines(place).all(in_sale) || self.reservations_are_full() {
+        if !self.holds.lines(place).all(in_sale) {
             return self.refund_or(ended, c, origin, batch);
         }
         let Ok(lines) = Lines::new(self.holds.lines(place).map(|held| held.line)) else {
             return Err(self.violation("a reservation's lines are no cart"));
         };
+        if let Some(bound) = self.exhausted(c.user, &lines) {
+            return refused(Refusal::Busy { bound });
+        }
         if self.refuses_units(c.user, &lines, batch)?.is_some() {
             return self.refund_or(ended, c, origin, batch);
         }
