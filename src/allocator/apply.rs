@@ -93,6 +93,7 @@ impl Allocator {
                 }
                 self.names.insert(name.clone(), *sku);
                 self.stocks.push(Stock::new(name, *total, *rules));
+                self.deadlines.add(rules.hold_ms);
                 self.stock_mut(*sku)?;
                 self.answer(
                     CommandKind::DefineSku,
@@ -420,7 +421,7 @@ impl Allocator {
         }
         let scope = self.scope_of(first.line.sku);
         let time = self.without_credit(expires_at)?;
-        self.holds.insert(NewHold {
+        let place = self.holds.insert(NewHold {
             id,
             user: origin.user,
             first,
@@ -430,7 +431,7 @@ impl Allocator {
             status: HoldStatus::Held,
             is_moved: false,
         });
-        self.deadlines.push(hold_ms, id);
+        self.schedule(place);
         self.cart = more;
         self.cart.clear();
         let decision = Decision::Reserved(Reservation { id, expires_at });
@@ -458,9 +459,17 @@ impl Allocator {
         }
         hold.time = time;
         hold.is_moved = true;
-        let id = hold.id;
-        self.deadlines.push_moved(time, id, &self.holds);
+        self.schedule(place);
         Ok(())
+    }
+
+    /// Enters a live hold under its deadline.
+    pub(super) fn schedule(&mut self, place: u32) {
+        let hold = *self.holds.get(place);
+        if hold.is_moved || !self.deadlines.push(hold.hold_ms, hold.time, hold.id) {
+            self.holds.get_mut(place).in_heap = true;
+            self.deadlines.push_moved(hold.time, hold.id, &self.holds);
+        }
     }
 
     /// Ends a live reservation and moves its units.

@@ -218,6 +218,7 @@ impl Allocator {
                 (stock.available, stock.reserved, stock.sold) = (available, *reserved, *sold);
                 (stock.sale, stock.gates) = (*sale, Gates(*flags));
                 self.stocks.push(stock);
+                self.deadlines.add(rules.hold_ms);
                 self.stock_mut(*sku)?;
             }
             StateRecord::Lines { len, lines } => {
@@ -357,13 +358,11 @@ impl Allocator {
             status,
             is_moved: moved,
         };
-        self.holds.insert(new);
-        if !status.is_live() {
-            self.ended.push(id);
-        } else if moved {
-            self.deadlines.push_moved(time, id, &self.holds);
+        let place = self.holds.insert(new);
+        if status.is_live() {
+            self.schedule(place);
         } else {
-            self.deadlines.push(hold_ms, id);
+            self.ended.push(id);
         }
         Ok(())
     }

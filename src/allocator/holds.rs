@@ -32,8 +32,10 @@ pub(super) struct Hold {
     pub(super) hold_ms: u32,
     pub(super) lines: u16,
     pub(super) status: HoldStatus,
-    /// The deadline is not creation plus hold: the heap of moved deadlines has it.
+    /// The deadline is not creation plus hold.
     pub(super) is_moved: bool,
+    /// The heap of deadlines has it, not its duration's queue.
+    pub(super) in_heap: bool,
 }
 
 const _: () = assert!(
@@ -268,6 +270,7 @@ impl Holds {
             lines: u16::try_from(new.more.len() + 1).unwrap_or(u16::MAX),
             status: new.status,
             is_moved: new.is_moved,
+            in_heap: false,
         });
         if head != NONE {
             self.holds.get_mut(head).prev = place;
