@@ -2,14 +2,16 @@
 //! here.
 //!
 //! ```text
-//! id ── Directory ──► Hold ◄─ prev/next ─► Hold          one list per user, the newest first
-//!                      │  `── user ──► User ── head ──► the newest Hold
+//! id ── Directory ──► Hold ◄─ prev/next ─► Hold          two lists per user
+//!                      │  `── user ──► User ── live ──► the newest live Hold
 //!                      │── more ──► lines from the second on
 //!                      `── payment ──► Payment, while one has been begun
+//!                               `── ended ─► the last to end
 //! (user, SKU) ── Index ──► Counter: units of the current sale
 //! ```
 //!
-//! I1: a user's `head` list holds exactly his reservations in the tables. I2: `live` counts the live ones.
+//! I1: a user's two lists hold exactly his reservations in the tables, apart by whether they are live: his ended ones
+//! may be many, and no decision walks over them. I2: `live_count` counts the live ones.
 //! I3: a user is in the table exactly while he has a reservation or a counter.
 
 use super::arena::{Arena, NONE};
@@ -59,9 +61,20 @@ pub(super) struct Payment {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User {
     pub(super) id: UserId,
-    head: u32,
-    pub(super) live: u32,
+    live: u32,
+    ended: u32,
+    live_count: u32,
     counters: u32,
+}
+
+impl User {
+    fn list(&mut self, is_live: bool) -> &mut u32 {
+        if is_live {
+            &mut self.live
+        } else {
+            &mut self.ended
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -216,15 +229,56 @@ impl Holds {
 
     /// How many live holds a user has, overdue ones included.
     pub(super) fn live_of(&self, user: u32) -> u32 {
-        self.users.get(user).live
+        self.users.get(user).live_count
     }
 
-    /// A user's reservations, the newest first.
+    /// A user's live reservations, the newest first.
+    pub(super) fn live_of_user(&self, user: u32) -> impl Iterator<Item = u32> {
+        self.list_from(self.users.get(user).live)
+    }
+
+    /// All of a user's reservations, in no order.
     pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = u32> {
-        let head = Some(self.users.get(user).head).filter(|&place| place != NONE);
-        std::iter::successors(head, |&place| {
+        let ended = self.list_from(self.users.get(user).ended);
+        self.live_of_user(user).chain(ended)
+    }
+
+    fn list_from(&self, head: u32) -> impl Iterator<Item = u32> {
+        let first = Some(head).filter(|&place| place != NONE);
+        std::iter::successors(first, |&place| {
             Some(self.holds.get(place).next).filter(|&next| next != NONE)
         })
+    }
+
+    /// Puts a hold at the head of its user's list for its status.
+    fn link(&mut self, place: u32) {
+        let Hold { user, status, .. } = *self.holds.get(place);
+        let list = self.users.get_mut(user).list(status.is_live());
+        let next = std::mem::replace(list, place);
+        let hold = self.holds.get_mut(place);
+        (hold.prev, hold.next) = (NONE, next);
+        if next != NONE {
+            self.holds.get_mut(next).prev = place;
+        }
+    }
+
+    /// Takes a hold out of its user's list for its status.
+    fn unlink(&mut self, place: u32) {
+        let Hold {
+            user,
+            status,
+            prev,
+            next,
+            ..
+        } = *self.holds.get(place);
+        if prev == NONE {
+            *self.users.get_mut(user).list(status.is_live()) = next;
+        } else {
+            self.holds.get_mut(prev).next = next;
+        }
+        if next != NONE {
+            self.holds.get_mut(next).prev = prev;
+        }
     }
 
     fn user_or_new(&mut self, user: UserId) -> u32 {
@@ -233,8 +287,9 @@ impl Holds {
         }
         let place = self.users.insert(User {
             id: user,
-            head: NONE,
-            live: 0,
+            live: NONE,
+            ended: NONE,
+            live_count: 0,
             counters: 0,
         });
         self.user_index.insert(self.hash.of(user.0, 0), place);
@@ -243,7 +298,7 @@ impl Holds {
 
     fn drop_idle_user(&mut self, place: u32) {
         let user = *self.users.get(place);
-        if user.head == NONE && user.counters == 0 {
+        if user.live == NONE && user.ended == NONE && user.counters == 0 {
             self.user_index.remove(self.hash.of(user.id.0, 0), place);
             self.users.remove(place);
         }
@@ -251,7 +306,6 @@ impl Holds {
 
     pub(super) fn insert(&mut self, new: NewHold<'_>) -> u32 {
         let user = self.user_or_new(new.user);
-        let head = self.users.get(user).head;
         let more = if new.more.is_empty() {
             NONE
         } else {
@@ -263,7 +317,7 @@ impl Holds {
             first: new.first,
             user,
             prev: NONE,
-            next: head,
+            next: NONE,
             more,
             payment: NONE,
             hold_ms: new.hold_ms,
@@ -272,18 +326,15 @@ impl Holds {
             is_moved: new.is_moved,
             in_heap: false,
         });
-        if head != NONE {
-            self.holds.get_mut(head).prev = place;
-        }
-        let owner = self.users.get_mut(user);
-        owner.head = place;
-        owner.live += u32::from(new.status.is_live());
+        self.link(place);
+        self.users.get_mut(user).live_count += u32::from(new.status.is_live());
         self.directory.insert(new.id.sequence(), place);
         place
     }
 
     /// Ends a live reservation; it stays in the tables until it retires.
     pub(super) fn end(&mut self, place: u32, status: HoldStatus, at: Timestamp) {
+        self.unlink(place);
         let hold = self.holds.get_mut(place);
         debug_assert!(
             hold.status.is_live() && !status.is_live(),
@@ -295,21 +346,15 @@ impl Holds {
         if payment != NONE {
             self.payments.remove(payment);
         }
-        self.users.get_mut(user).live -= 1;
+        self.users.get_mut(user).live_count -= 1;
+        self.link(place);
     }
 
     /// Takes an ended reservation out of the tables.
     pub(super) fn retire(&mut self, place: u32) {
         let hold = *self.holds.get(place);
         debug_assert!(!hold.status.is_live(), "only ended reservations retire");
-        if hold.prev == NONE {
-            self.users.get_mut(hold.user).head = hold.next;
-        } else {
-            self.holds.get_mut(hold.prev).next = hold.next;
-        }
-        if hold.next != NONE {
-            self.holds.get_mut(hold.next).prev = hold.prev;
-        }
+        self.unlink(place);
         if hold.more != NONE {
             *self.carts.get_mut(hold.more) = Box::default();
             self.carts.remove(hold.more);

@@ -487,7 +487,9 @@ impl Allocator {
                         let hold = self.holds.get(place);
                         hold.status.is_live() || !self.has_retired(hold.time)
                     });
-                QueryAnswer::Reservations(places.map(|place| self.view(place)).collect())
+                let mut views: Vec<_> = places.map(|place| self.view(place)).collect();
+                views.sort_by_key(|view| std::cmp::Reverse(view.id));
+                QueryAnswer::Reservations(views)
             }
             Query::Status { user, kind, key } => {
                 let origin = Origin {

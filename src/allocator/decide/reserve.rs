@@ -137,7 +137,7 @@ impl Allocator {
         };
         let overdue: Vec<u32> = self
             .holds
-            .of_user(user)
+            .live_of_user(user)
             .filter(|&place| self.is_over(place))
             .collect();
         for &place in &overdue {
