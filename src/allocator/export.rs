@@ -369,13 +369,27 @@ impl Allocator {
 
     /// A fingerprint of the whole state, the same for every allocator in the same state, however its tables lie.
     ///
-    /// The sum, modulo 2^128, of a 128-bit mix of each exported record; not meant against an adversary, who is met
+    /// The sum, modulo 2^128, of a 128-bit mix of each exported record with its continuations; not meant against an adversary, who is met
     /// by the log's hash chain.
     pub fn digest(&self) -> u128 {
-        let mut sum = 0_u128;
-        self.export(&mut |record| sum = sum.wrapping_add(mix(&record.encode())));
+        let (mut sum, mut cart) = (0_u128, 0_u128);
+        self.export(&mut |record| {
+            let mixed = mix(&record.encode());
+            if matches!(record, StateRecord::Lines { .. }) {
+                // Further lines don't say whose they are: they count with the reservation that follows.
+                cart = mix_two(cart, mixed);
+            } else {
+                sum = sum.wrapping_add(mix_two(std::mem::take(&mut cart), mixed));
+            }
+        });
         sum
     }
+}
+
+fn mix_two(first: u128, second: u128) -> u128 {
+    const ODD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835; // 2^128 / golden ratio
+    let mixed = (first.wrapping_mul(ODD) ^ second).wrapping_mul(ODD);
+    mixed ^ (mixed >> 64)
 }
 
 /// Two lanes of multiply and rotate over the words of a record.
