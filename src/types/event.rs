@@ -641,10 +641,18 @@ impl RefusalRecord {
             what: "refusal",
             kind: code,
         })?;
-        Ok(Self {
+        let record = Self {
             origin,
             kind,
             refusal,
-        })
+        };
+        // Most codes leave some of the words empty.
+        if record.encode(stamp) == *packed {
+            Ok(record)
+        } else {
+            Err(DecodeError::Field {
+                what: "a refusal's detail",
+            })
+        }
     }
 }
