@@ -11,7 +11,7 @@ use super::{Allocator, Violation};
 use crate::types::{
     Batch, CommandKind, Confirmation, Decision, Disposition, Event, EventKind, HeldLine,
     HoldStatus, Kept, Line, Origin, PaymentAttempt, RefusalRecord, Reservation, ReservationId,
-    SEQUENCE_MAX, SkuId, Timestamp, UserId,
+    SEQUENCE_MAX, SkuId, TOTAL_MAX, Timestamp, UserId,
 };
 
 impl Allocator {
@@ -86,6 +86,10 @@ impl Allocator {
                 total,
                 rules,
             } => {
+                rules.check().map_err(|error| error.to_string())?;
+                if *total > TOTAL_MAX {
+                    return Err(format!("SKU {sku} is defined with {total} units"));
+                }
                 let name = self.name.take().filter(|(named, _)| named == sku);
                 let (_, name) = name.ok_or("a SKU is defined without its name")?;
                 if sku.0 as usize != self.stocks.len() || self.names.contains_key(&name) {
@@ -349,6 +353,7 @@ impl Allocator {
                 Ok(())
             }
             EventKind::PolicySet { policy } => {
+                policy.check().map_err(|error| error.to_string())?;
                 // What is forgotten stays so, also if the retention grows again.
                 self.free(usize::MAX);
                 self.policy = *policy;
@@ -527,7 +532,7 @@ impl Allocator {
             .position(|held| held.line.sku == line.sku);
         let held = index.and_then(|index| self.holds.line_mut(place, index));
         let held = held.ok_or_else(|| format!("{id} has no line of SKU {}", line.sku))?;
-        held.returned += line.quantity;
+        held.returned = held.returned.saturating_add(line.quantity);
         let held = *held;
         if held.returned > held.line.quantity {
             return Err(format!("L2: more of {id} returned than it sold"));

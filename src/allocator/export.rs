@@ -10,7 +10,7 @@ use super::outcomes::Outcome;
 use super::stock::{Gates, Stock};
 use super::{Allocator, Violation};
 use crate::types::record::Record;
-use crate::types::{HeldLine, STATE_LINES, StateRecord, Timestamp};
+use crate::types::{HeldLine, STATE_LINES, StateRecord, TOTAL_MAX, Timestamp};
 
 impl Allocator {
     /// Gives every record of the state, in an order that [`restore`](Self::restore) takes.
@@ -207,7 +207,9 @@ impl Allocator {
                     .filter(|(named, _)| named == sku)
                     .ok_or("a SKU has no name")?;
                 let available = total
-                    .checked_sub(reserved + sold)
+                    .checked_sub(*reserved)
+                    .and_then(|rest| rest.checked_sub(*sold))
+                    .filter(|_| *total <= TOTAL_MAX)
                     .ok_or("L1: reserved + sold > total")?;
                 if sku.0 as usize != self.stocks.len() || *flags > Gates::ALL {
                     return Err(format!("SKU {name} is out of order or has unknown gates"));
