@@ -21,7 +21,7 @@ proptest! {
 
 fn cases() -> u32 {
     let set = std::env::var("PROPTEST_CASES").ok();
-    set.and_then(|cases| cases.parse().ok()).unwrap_or(150)
+    set.and_then(|cases| cases.parse().ok()).unwrap_or(500)
 }
 
 /// Fixed scripts reach every kind of event and every refusal: a generator that stopped doing so would prove nothing.

@@ -99,6 +99,10 @@ impl<'a> Script<'a> {
                 lines_max: 2,
                 ..roomy
             },
+            4 => Limits {
+                holds_per_user_max: 2,
+                ..roomy
+            },
             _ => roomy,
         }
     }
