@@ -2,6 +2,7 @@
 
 use super::Model;
 use super::script::Script;
+use std::collections::BTreeSet;
 use stockade::allocator::{Allocator, Limits};
 use stockade::types::{
     Answer, Availability, Batch, BatchHash, BatchHeader, BeginPayment, Command, Decision, Event,
@@ -227,7 +228,11 @@ impl Pair {
     }
 
     fn join(&mut self, twin: Allocator) {
-        assert_eq!(twin.digest(), self.allocator.digest(), "L7: digest");
+        if twin.digest() != self.allocator.digest() {
+            let (of_twin, own) = (records(&twin), records(&self.allocator));
+            let differing: Vec<_> = of_twin.symmetric_difference(&own).collect();
+            panic!("L7: a recovered state differs in {differing:#?}");
+        }
         assert_eq!(twin.audit(), self.allocator.audit(), "L7: audit");
         if self.twins.len() == 2 {
             self.twins.remove(0);
@@ -249,6 +254,14 @@ fn begun(allocator: &mut Allocator, header: &BatchHeader, extras: &Extras) -> Ba
     recorded.unwrap_or(Ok(())).expect("a credit breaks no law");
     allocator.sweep(&mut batch).expect("expiry breaks no law");
     batch
+}
+
+fn records(allocator: &Allocator) -> BTreeSet<String> {
+    let mut records = BTreeSet::new();
+    allocator.export(&mut |record| {
+        records.insert(format!("{record:?}"));
+    });
+    records
 }
 
 /// Equal, except that what is said of the next lapse may lie before the true time.
