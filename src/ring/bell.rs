@@ -10,7 +10,7 @@
 //!
 //! - I5: a consumer that sleeps while something is claimed or notified will be unparked. Claims:
 //!   P4. Notices: both sides change `signal` itself, so one sees the other.
-//! - P6: `signal` is changed with AcqRel; who clears PARKED sees the sleeper that was put down before.
+//! - P6: `signal` is changed with `AcqRel`: who clears PARKED sees the sleeper that was put down.
 //!
 //! A waker that clears PARKED and is then preempted may unpark a consumer that has long gone on:
 //! parking loops until PARKED is cleared, so that costs a turn and nothing else.

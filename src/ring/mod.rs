@@ -41,9 +41,9 @@
 //! | `stamps[i]` | owner of the position | consumer | P1 Release / Acquire | the value in the slot |
 //! | `head` | consumer | producers, when the ring looks full | P2 Release / Acquire | free slots |
 //! | `head_seen` | producers, after reading `head` | producers | P3 Release / Acquire | what P2 gave them |
-//! | `tail` | producers, and the consumer to close | all | P4 SeqCst | a claim, before looking for a sleeper |
+//! | `tail` | producers, and the consumer to close | all | P4 `SeqCst` | a claim, before looking for a sleeper |
 //! | `producers` | producers | consumer | P5 Release / Acquire | everything the last one pushed |
-//! | `signal` | all | all | P4, P6 SeqCst / AcqRel | that the consumer sleeps, or is notified |
+//! | `signal` | all | all | P4, P6 `SeqCst` / `AcqRel` | that the consumer sleeps, or is notified |
 //!
 //! P4 is the handshake that lets no wake-up be lost. A producer claims (writes `tail`), then looks
 //! for a sleeper (reads `signal`); the consumer says that it sleeps (writes `signal`), then looks
