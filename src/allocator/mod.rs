@@ -196,6 +196,11 @@ impl Allocator {
             .map(|(stock, id)| (SkuId(id), &stock.name))
     }
 
+    /// How many SKUs are defined.
+    pub fn skus_len(&self) -> usize {
+        self.stocks.len()
+    }
+
     /// A SKU's counts now; only what is committed may be shown to anybody.
     pub fn availability(&self, sku: SkuId) -> Option<Availability> {
         let stock = self.stocks.get(sku.0 as usize)?;

@@ -789,7 +789,7 @@ impl Model {
             let known = &self.skus[at];
             let field = if known.defined_total != c.total {
                 Field::Total
-            } else if known.rules != c.rules {
+            } else if known.rules != c.rules_given() {
                 Field::Rules
             } else {
                 let sku = SkuId(u32::try_from(at).expect("few SKUs"));
@@ -803,7 +803,7 @@ impl Model {
         let mut durations: Vec<u32> = self.skus.iter().map(|sku| sku.rules.hold_ms).collect();
         durations.sort_unstable();
         durations.dedup();
-        if durations.len() >= DURATIONS_MAX && !durations.contains(&c.rules.hold_ms) {
+        if durations.len() >= DURATIONS_MAX && !durations.contains(&c.rules_given().hold_ms) {
             return busy(Bound::HoldDurations);
         }
         if c.total > TOTAL_MAX {
@@ -812,7 +812,7 @@ impl Model {
         self.sequence += 2;
         self.skus.push(Sku {
             name: c.name.clone(),
-            rules: c.rules,
+            rules: c.rules_given(),
             defined_total: c.total,
             total: c.total,
             reserved: 0,
@@ -947,7 +947,7 @@ fn difference(first: &Command, now: &Command) -> Option<Field> {
         (Command::DefineSku(a), Command::DefineSku(b)) => vec![
             (Field::Sku, a.name != b.name),
             (Field::Total, a.total != b.total),
-            (Field::Rules, a.rules != b.rules),
+            (Field::Rules, a.rules_given() != b.rules_given()),
         ],
         (Command::SetGate(a), Command::SetGate(b)) => vec![
             (Field::Sku, a.sku != b.sku),

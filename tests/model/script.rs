@@ -305,7 +305,8 @@ impl<'a> Script<'a> {
             1 => rules.closes_at = self.now.plus_ms(100),
             _ => {}
         }
-        let mut c = DefineSku::new(self.user(), name, total).rules(rules);
+        let c = DefineSku::new(self.user(), name, total).rules(rules);
+        let mut c = c.expect("rules that can be");
         c.key = self.key();
         c.into()
     }
