@@ -8,6 +8,7 @@ use super::keys::{AcceptedKey, KeyScope, RefusedKey};
 use super::outcomes::Outcome;
 use super::stock::Stock;
 use super::{Allocator, Violation};
+use crate::types::record::PackedRefusal;
 use crate::types::{
     Batch, CommandKind, Confirmation, Decision, Disposition, Event, EventKind, HeldLine,
     HoldStatus, Kept, Line, Origin, PaymentAttempt, RefusalRecord, Reservation, ReservationId,
@@ -40,13 +41,18 @@ impl Allocator {
     /// If it can't be decoded or doesn't follow from the state.
     pub fn apply_batch(&mut self, batch: &Batch) -> Result<(), Violation> {
         self.begin(&batch.header)?;
-        for event in batch.events() {
+        let mut refusals = batch.packed_refusals().iter().peekable();
+        for (event, applied) in batch.events().zip(0_u32..) {
+            while let Some(packed) =
+                refusals.next_if(|packed| RefusalRecord::events_before(packed) <= applied)
+            {
+                self.apply_packed(packed)?;
+            }
             let event = event.map_err(|error| self.violation(error.to_string()))?;
             self.apply(&event)?;
         }
-        for record in batch.refusals() {
-            let record = record.map_err(|error| self.violation(error.to_string()))?;
-            self.apply_refusal(&record);
+        for packed in refusals {
+            self.apply_packed(packed)?;
         }
         if self.cart.is_empty() && self.name.is_none() {
             Ok(())
@@ -55,13 +61,20 @@ impl Allocator {
         }
     }
 
+    fn apply_packed(&mut self, packed: &PackedRefusal) -> Result<(), Violation> {
+        let record = RefusalRecord::decode(packed, self.now);
+        let record = record.map_err(|error| self.violation(error.to_string()))?;
+        self.apply_refusal(&record);
+        Ok(())
+    }
+
     /// Remembers a refusal for its key. It changes no stock.
     pub fn apply_refusal(&mut self, record: &RefusalRecord) {
         if record.origin.key.is_none() || !record.refusal.takes_key() {
             return;
         }
         self.refusals += 1;
-        let packed = record.encode(self.now);
+        let packed = record.encode(self.now, 0);
         let sku = refused_sku(record);
         let scope = sku.and_then(|sku| self.scope_of(sku)).unwrap_or_default();
         let entry = RefusedKey {

@@ -287,7 +287,7 @@ impl Allocator {
                 sale,
                 ordinal,
             } => {
-                let packed = record.encode(*decided_at);
+                let packed = record.encode(*decided_at, 0);
                 let scope = self.checked_scope(*sku, *sale)?;
                 let entry = RefusedKey {
                     decided_at: *decided_at,

@@ -103,7 +103,9 @@ impl Batch {
     /// Appends a refusal.
     #[inline]
     pub fn push_refusal(&mut self, refusal: &RefusalRecord) {
-        self.refusals.push(refusal.encode(self.header.stamp));
+        let before = u32::try_from(self.events.len()).unwrap_or(u32::MAX);
+        self.refusals
+            .push(refusal.encode(self.header.stamp, before));
     }
 
     /// Its events as records.
