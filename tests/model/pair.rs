@@ -53,6 +53,7 @@ impl Pair {
             credit_micros: None,
         };
         pair.batch(&mut script, 0, &extras);
+        let mut credited = 0;
         while !script.is_over() {
             match script.below(64) {
                 0..=2 => pair.fork_by_snapshot(),
@@ -65,7 +66,13 @@ impl Pair {
                     policy = script.policy();
                     extras.policy = Some(policy);
                 }
-                1..=2 => extras.credit_micros = Some(u64::from(script.byte()) * 100),
+                1..=2 => {
+                    // Longer than a stall can have been, but credits never sum up to more than time has passed.
+                    let micros = u64::from(script.byte()) * 100;
+                    let micros = micros.min(script.now.as_micros() - credited);
+                    credited += micros;
+                    extras.credit_micros = Some(micros);
+                }
                 _ => {}
             }
             script.step(pair.allocator.next_deadline(), &policy);
