@@ -1,0 +1,246 @@
+//! What the allocator alone decides per second, how long it ever stalls, and what a reservation costs in memory.
+//!
+//! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check. A decision is an accepted
+//! single-line reservation of a new user with a new key, limits and retention on, its event encoded; the tables are
+//! presized and each batch of 1,000 is touched first, as the engine does. `base` is the harness: making the commands and
+//! reading the clock. Medians of `RUNS`; the longest stall is the worst of them.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use stockade::allocator::{Allocator, Limits};
+use stockade::types::{
+    Answer, Availability, Batch, BatchHeader, Command, Decision, DefineSku, Gate, IdempotencyKey,
+    Refusal, Reserve, Rules, SetGate, SkuId, SkuName, Timestamp, UserId,
+};
+
+const BATCH: usize = 1_000;
+const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): users and keys are spread as UUIDs and hashes are.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn wide(&mut self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+}
+
+/// One sale that is driven batch by batch.
+struct Sale {
+    allocator: Allocator,
+    batch: Batch,
+    published: Vec<Availability>,
+    commands: Vec<Command>,
+    numbers: Numbers,
+    now: Timestamp,
+    accepted: u64,
+}
+
+impl Sale {
+    fn open(presize: u32, units: u64, hold_ms: u32) -> Self {
+        let limits = Limits {
+            presize,
+            ..Limits::default()
+        };
+        let mut sale = Self {
+            allocator: Allocator::new(limits, 42),
+            batch: Batch::default(),
+            published: Vec::new(),
+            commands: Vec::with_capacity(BATCH),
+            numbers: Numbers(1),
+            now: START,
+            accepted: 0,
+        };
+        let name = SkuName::new("SNEAKER-42").expect("a plain name");
+        let rules = Rules {
+            hold_ms,
+            ..Rules::default()
+        };
+        let define = DefineSku::new(UserId(1), name, units).rules(rules);
+        sale.commands
+            .push(define.expect("rules that can be").into());
+        let open = SetGate::new(UserId(1), SkuId(0), Gate::Open);
+        sale.commands.push(open.into());
+        sale.decide();
+        sale
+    }
+
+    /// New users with new keys, one unit each.
+    fn fill(&mut self) {
+        self.commands.clear();
+        for _ in 0..BATCH {
+            let user = UserId(self.numbers.wide());
+            let key = IdempotencyKey::new(self.numbers.wide()).expect("not zero");
+            let reserve = Reserve::one(user, SkuId(0), 1).expect("one unit");
+            self.commands.push(reserve.key(key).into());
+        }
+    }
+
+    /// One batch, timed.
+    fn decide(&mut self) -> Duration {
+        let start = Instant::now();
+        self.batch.clear();
+        self.batch.header = BatchHeader {
+            stamp: self.now,
+            first_sequence: self.allocator.sequence() + 1,
+            ..BatchHeader::default()
+        };
+        let touched = self
+            .commands
+            .iter()
+            .fold(0, |sum, command| sum ^ self.allocator.touch(command));
+        black_box(touched);
+        let begun = self.allocator.begin(&self.batch.header);
+        begun.expect("batches follow each other");
+        let swept = self.allocator.sweep(&mut self.batch);
+        swept.expect("no law breaks");
+        for command in &self.commands {
+            let answer = self.allocator.decide(command, &mut self.batch);
+            match answer.expect("no law breaks") {
+                Answer::Decided(Decision::Refused(refusal)) => {
+                    assert!(matches!(refusal, Refusal::SoldOut { .. }), "{refusal}");
+                }
+                answer => {
+                    black_box(answer);
+                    self.accepted += 1;
+                }
+            }
+        }
+        self.published.clear();
+        let finished = self.allocator.finish(&mut self.published);
+        finished.expect("no law is broken");
+        black_box(&self.batch);
+        start.elapsed()
+    }
+
+    /// So many decisions, `step` later with each batch: the time taken and the longest batch.
+    fn run(&mut self, decisions: usize, step: Duration) -> (Duration, Duration) {
+        let (mut total, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..decisions / BATCH {
+            self.now = self.now.plus(step);
+            self.fill();
+            let took = self.decide();
+            total += took;
+            longest = longest.max(took);
+        }
+        (total, longest)
+    }
+
+    fn check(&self, accepted: u64) {
+        assert_eq!(self.accepted, accepted + 2, "what was accepted");
+        let report = self.allocator.audit();
+        assert!(report.is_ok(), "{:?}", report.breaches);
+    }
+}
+
+fn main() {
+    let is_test = std::env::args().any(|arg| arg == "--test");
+    let scale = if is_test { 100 } else { 1 };
+    let (million, runs) = (1_000_000 / scale, if is_test { 1 } else { 5 });
+    let step = Duration::from_micros(100);
+    println!("allocator/decide, batches of {BATCH}, medians of {runs}");
+
+    // First, while the process is small: memory that was given back would hide what is taken.
+    let (stall, bytes) = grow(10 * million, step, runs.min(3));
+    println!(
+        "{:<32} {:>10.3} ms",
+        "growth/longest_1000",
+        stall.as_secs_f64() * 1e3
+    );
+    println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
+
+    let base = median(runs, || base(million));
+    row("base/harness", million, base);
+    let one = median(runs, || reserve(million, million, step));
+    row("accepted/1M_users", million, one);
+    let ten = median(runs.min(3), || reserve(9 * million, million, step));
+    row("accepted/10M_live", million, ten);
+    let sold_out = median(runs, || sell_out(million, step));
+    row("sell_out/4_percent_accepted", million, sold_out);
+    let expiry = median(runs, || expire(2 * million));
+    row("expiry/every_hold_lapses", 2 * million, expiry);
+}
+
+fn row(name: &str, decisions: usize, took: Duration) {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let rate = decisions as f64 / took.as_secs_f64() / 1e6;
+    println!("{name:<32} {rate:>10.2} M/s");
+}
+
+fn median(runs: usize, mut run: impl FnMut() -> Duration) -> Duration {
+    let mut times: Vec<Duration> = (0..runs).map(|_| run()).collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn base(decisions: usize) -> Duration {
+    let mut sale = Sale::open(0, 1, 1);
+    let mut total = Duration::ZERO;
+    for _ in 0..decisions / BATCH {
+        sale.fill();
+        let start = Instant::now();
+        for command in &sale.commands {
+            black_box(command.origin());
+        }
+        total += start.elapsed();
+    }
+    total
+}
+
+/// The time of the last `measured` of all.
+fn reserve(before: usize, measured: usize, step: Duration) -> Duration {
+    let all = before + measured;
+    let presize = u32::try_from(all).expect("millions");
+    let mut sale = Sale::open(presize, 2 * all as u64, 120_000);
+    sale.run(before, step);
+    let (took, _) = sale.run(measured, step);
+    sale.check(all as u64);
+    took
+}
+
+fn sell_out(decisions: usize, step: Duration) -> Duration {
+    let units = decisions as u64 / 25;
+    let mut sale = Sale::open(u32::try_from(units).expect("thousands"), units, 120_000);
+    let (took, _) = sale.run(decisions, step);
+    sale.check(units);
+    took
+}
+
+/// Holds of 10 ms, one batch every 100 us: 100,000 are live at a time.
+fn expire(decisions: usize) -> Duration {
+    let presize = u32::try_from(decisions).expect("millions");
+    let mut sale = Sale::open(presize, decisions as u64, 10);
+    let (took, _) = sale.run(decisions, Duration::from_micros(100));
+    sale.check(decisions as u64);
+    took
+}
+
+/// From empty, not presized: the longest batch, and the bytes per live reservation.
+fn grow(decisions: usize, step: Duration, runs: usize) -> (Duration, u64) {
+    let mut longest = Duration::ZERO;
+    let mut bytes = 0;
+    for _ in 0..runs {
+        let before = resident_bytes();
+        let mut sale = Sale::open(0, 2 * decisions as u64, 120_000);
+        longest = longest.max(sale.run(decisions, step).1);
+        // Later runs find memory that earlier ones gave back, so the first one counts.
+        bytes = bytes.max(resident_bytes().saturating_sub(before) / decisions as u64);
+        sale.check(decisions as u64);
+    }
+    (longest, bytes)
+}
+
+/// 0 where there is no `/proc`.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1);
+    pages.and_then(|pages| pages.parse().ok()).unwrap_or(0) * 4_096
+}
