@@ -15,6 +15,8 @@ use stockade::types::{
 };
 
 const BATCH: usize = 1_000;
+/// Commands that are touched before the first of them is decided: more pages than that don't stay in the TLB.
+const TOUCHED: usize = 128;
 const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): users and keys are spread as UUIDs and hashes are.
@@ -94,24 +96,23 @@ impl Sale {
             first_sequence: self.allocator.sequence() + 1,
             ..BatchHeader::default()
         };
-        let touched = self
-            .commands
-            .iter()
-            .fold(0, |sum, command| sum ^ self.allocator.touch(command));
-        black_box(touched);
         let begun = self.allocator.begin(&self.batch.header);
         begun.expect("batches follow each other");
         let swept = self.allocator.sweep(&mut self.batch);
         swept.expect("no law breaks");
-        for command in &self.commands {
-            let answer = self.allocator.decide(command, &mut self.batch);
-            match answer.expect("no law breaks") {
-                Answer::Decided(Decision::Refused(refusal)) => {
-                    assert!(matches!(refusal, Refusal::SoldOut { .. }), "{refusal}");
-                }
-                answer => {
-                    black_box(answer);
-                    self.accepted += 1;
+        for run in self.commands.chunks(TOUCHED) {
+            let touched = run.iter().map(|command| self.allocator.touch(command));
+            black_box(touched.fold(0, |sum, word| sum ^ word));
+            for command in run {
+                let answer = self.allocator.decide(command, &mut self.batch);
+                match answer.expect("no law breaks") {
+                    Answer::Decided(Decision::Refused(refusal)) => {
+                        assert!(matches!(refusal, Refusal::SoldOut { .. }), "{refusal}");
+                    }
+                    answer => {
+                        black_box(answer);
+                        self.accepted += 1;
+                    }
                 }
             }
         }

@@ -17,7 +17,9 @@
 use super::arena::{Arena, NONE};
 use super::directory::Directory;
 use super::index::{Hash, Index};
-use crate::types::{HeldLine, HoldStatus, PaymentRef, ReservationId, SkuId, Timestamp, UserId};
+use crate::types::{
+    HeldLine, HoldStatus, Line, PaymentRef, ReservationId, SkuId, Timestamp, UserId,
+};
 
 /// A reservation: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,32 @@ pub(super) struct Hold {
     pub(super) is_moved: bool,
     /// The heap of deadlines has it, not its duration's queue.
     pub(super) in_heap: bool,
+}
+
+impl Hold {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        id: ReservationId::from_u64(u64::MAX),
+        time: Timestamp::MAX,
+        first: HeldLine {
+            line: Line {
+                sku: SkuId(NONE),
+                quantity: NONE,
+            },
+            sale: NONE,
+            returned: NONE,
+        },
+        user: NONE,
+        prev: NONE,
+        next: NONE,
+        more: NONE,
+        payment: NONE,
+        hold_ms: NONE,
+        lines: 0,
+        status: HoldStatus::Expired,
+        is_moved: false,
+        in_heap: false,
+    };
 }
 
 const _: () = assert!(
@@ -67,7 +95,26 @@ pub(super) struct User {
     counters: u32,
 }
 
+impl Counter {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        user: NOBODY,
+        sku: SkuId(NONE),
+        sale: NONE,
+        units: NONE,
+    };
+}
+
 impl User {
+    /// Without anything; also fills memory that isn't used yet.
+    const NOBODY: Self = Self {
+        id: UserId(u128::MAX),
+        live: NONE,
+        ended: NONE,
+        live_count: 0,
+        counters: 0,
+    };
+
     fn list(&mut self, is_live: bool) -> &mut u32 {
         if is_live {
             &mut self.live
@@ -121,12 +168,12 @@ impl Holds {
         Self {
             hash,
             directory: Directory::new(),
-            holds: Arena::with_capacity(capacity),
-            carts: Arena::with_capacity(0),
-            payments: Arena::with_capacity(0),
-            users: Arena::with_capacity(capacity),
+            holds: Arena::with_capacity(capacity, &Hold::FILLER),
+            carts: Arena::new(),
+            payments: Arena::new(),
+            users: Arena::with_capacity(capacity, &User::NOBODY),
             user_index: Index::with_capacity(capacity),
-            counters: Arena::with_capacity(capacity),
+            counters: Arena::with_capacity(capacity, &Counter::FILLER),
             counter_index: Index::with_capacity(capacity),
             counting: 0,
             counter_cursor: 0,
@@ -287,10 +334,7 @@ impl Holds {
         }
         let place = self.users.insert(User {
             id: user,
-            live: NONE,
-            ended: NONE,
-            live_count: 0,
-            counters: 0,
+            ..User::NOBODY
         });
         self.user_index.insert(self.hash.of(user.0, 0), place);
         place

@@ -9,7 +9,7 @@ use super::index::{Hash, Index};
 use crate::types::record::PackedRefusal;
 use crate::types::{
     CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId,
-    Timestamp,
+    Timestamp, UserId,
 };
 
 /// The sale whose end drops a key; sale 0 for none.
@@ -26,6 +26,24 @@ pub(super) struct AcceptedKey {
     pub(super) decision: DecisionWords,
     pub(super) scope: KeyScope,
     pub(super) kind: CommandKind,
+}
+
+impl AcceptedKey {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        origin: Origin {
+            user: UserId(u128::MAX),
+            key: None,
+            fingerprints: [0; 3],
+        },
+        decided_at: Timestamp::MAX,
+        decision: (0, 0, 0),
+        scope: KeyScope {
+            sku: SkuId(0),
+            sale: 0,
+        },
+        kind: CommandKind::Reserve,
+    };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +84,7 @@ impl Keys {
     pub(super) fn new(hash: Hash, capacity: usize) -> Self {
         Self {
             hash,
-            accepted: Queue::new(),
+            accepted: Queue::with_capacity(capacity, &AcceptedKey::FILLER),
             accepted_index: Index::with_capacity(capacity),
             refused: Queue::new(),
             refused_index: Index::with_capacity(0),
