@@ -123,17 +123,14 @@ impl Sale {
         start.elapsed()
     }
 
-    /// So many decisions, `step` later with each batch: the time taken and the longest batch.
-    fn run(&mut self, decisions: usize, step: Duration) -> (Duration, Duration) {
-        let (mut total, mut longest) = (Duration::ZERO, Duration::ZERO);
-        for _ in 0..decisions / BATCH {
+    /// So many decisions, `step` later with each batch: the time that each batch took.
+    fn run(&mut self, decisions: usize, step: Duration) -> Vec<Duration> {
+        let batches = (0..decisions / BATCH).map(|_| {
             self.now = self.now.plus(step);
             self.fill();
-            let took = self.decide();
-            total += took;
-            longest = longest.max(took);
-        }
-        (total, longest)
+            self.decide()
+        });
+        batches.collect()
     }
 
     fn check(&self, accepted: u64) {
@@ -164,76 +161,79 @@ fn main() {
         println!("{:<32} {stall_ms:>10.3} ms", "growth/longest_1000");
         println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
     }
-    let row = |name: &str, decisions: usize, runs: usize, run: &dyn Fn() -> Duration| {
+    let row = |name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>| {
         if is_wanted(name) {
-            row(name, decisions, median(runs, run));
+            row(name, runs, run);
         }
     };
-    row("base/harness", million, runs, &|| base(million));
-    row("accepted/1M_users", million, runs, &|| {
+    row("base/harness", runs, &|| base(million));
+    row("accepted/1M_users", runs, &|| {
         reserve(million, million, step)
     });
-    row("accepted/10M_live", million, runs.min(3), &|| {
+    row("accepted/10M_live", runs.min(3), &|| {
         reserve(9 * million, million, step)
     });
-    row("sell_out/4_percent_accepted", million, runs, &|| {
+    row("sell_out/4_percent_accepted", runs, &|| {
         sell_out(million, step)
     });
-    row("expiry/every_hold_lapses", 2 * million, runs, &|| {
-        expire(2 * million)
-    });
+    row("expiry/every_hold_lapses", runs, &|| expire(2 * million));
 }
 
-fn row(name: &str, decisions: usize, took: Duration) {
+/// The median of the runs' rates; beside it the rate of the typical batch, which shows how disturbed the machine was.
+fn row(name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>) {
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-    let rate = decisions as f64 / took.as_secs_f64() / 1e6;
-    println!("{name:<32} {rate:>10.2} M/s");
+    let rate = |decisions: usize, took: Duration| decisions as f64 / took.as_secs_f64() / 1e6;
+    let (mut rates, mut typical): (Vec<f64>, Vec<f64>) = (0..runs)
+        .map(|_| {
+            let mut times = run();
+            times.sort();
+            let all = rate(times.len() * BATCH, times.iter().sum());
+            (all, rate(BATCH, times[times.len() / 2]))
+        })
+        .unzip();
+    rates.sort_by(f64::total_cmp);
+    typical.sort_by(f64::total_cmp);
+    let (rate, typical) = (rates[runs / 2], typical[runs / 2]);
+    println!("{name:<32} {rate:>10.2} M/s   typical batch {typical:>6.2} M/s");
 }
 
-fn median(runs: usize, run: &dyn Fn() -> Duration) -> Duration {
-    let mut times: Vec<Duration> = (0..runs).map(|_| run()).collect();
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn base(decisions: usize) -> Duration {
+fn base(decisions: usize) -> Vec<Duration> {
     let mut sale = Sale::open(0, 1, 1);
-    let mut total = Duration::ZERO;
-    for _ in 0..decisions / BATCH {
+    let batches = (0..decisions / BATCH).map(|_| {
         sale.fill();
         let start = Instant::now();
         for command in &sale.commands {
             black_box(command.origin());
         }
-        total += start.elapsed();
-    }
-    total
+        start.elapsed()
+    });
+    batches.collect()
 }
 
-/// The time of the last `measured` of all.
-fn reserve(before: usize, measured: usize, step: Duration) -> Duration {
+/// The times of the last `measured` of all.
+fn reserve(before: usize, measured: usize, step: Duration) -> Vec<Duration> {
     let all = before + measured;
     let presize = u32::try_from(all).expect("millions");
     let mut sale = Sale::open(presize, 2 * all as u64, 120_000);
     sale.run(before, step);
-    let (took, _) = sale.run(measured, step);
+    let took = sale.run(measured, step);
     sale.check(all as u64);
     took
 }
 
-fn sell_out(decisions: usize, step: Duration) -> Duration {
+fn sell_out(decisions: usize, step: Duration) -> Vec<Duration> {
     let units = decisions as u64 / 25;
     let mut sale = Sale::open(u32::try_from(units).expect("thousands"), units, 120_000);
-    let (took, _) = sale.run(decisions, step);
+    let took = sale.run(decisions, step);
     sale.check(units);
     took
 }
 
 /// Holds of 10 ms, one batch every 100 us: 100,000 are live at a time.
-fn expire(decisions: usize) -> Duration {
+fn expire(decisions: usize) -> Vec<Duration> {
     let presize = u32::try_from(decisions).expect("millions");
     let mut sale = Sale::open(presize, decisions as u64, 10);
-    let (took, _) = sale.run(decisions, Duration::from_micros(100));
+    let took = sale.run(decisions, Duration::from_micros(100));
     sale.check(decisions as u64);
     took
 }
@@ -245,7 +245,8 @@ fn grow(decisions: usize, step: Duration, runs: usize) -> (Duration, u64) {
     for _ in 0..runs {
         let before = resident_bytes();
         let mut sale = Sale::open(0, 2 * decisions as u64, 120_000);
-        longest = longest.max(sale.run(decisions, step).1);
+        let times = sale.run(decisions, step);
+        longest = longest.max(times.into_iter().max().unwrap_or_default());
         // Later runs find memory that earlier ones gave back, so the first one counts.
         bytes = bytes.max(resident_bytes().saturating_sub(before) / decisions as u64);
         sale.check(decisions as u64);

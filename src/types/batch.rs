@@ -97,7 +97,10 @@ impl Batch {
     /// Appends an event.
     #[inline]
     pub fn push_event(&mut self, event: &Event) {
-        self.events.push(event.encode());
+        self.events.push([0; RECORD_SIZE]);
+        if let Some(record) = self.events.last_mut() {
+            event.encode_into(record);
+        }
     }
 
     /// Appends a refusal.

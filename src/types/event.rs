@@ -308,7 +308,14 @@ impl Event {
     #[inline]
     pub fn encode(&self) -> Record {
         let mut record = [0; RECORD_SIZE];
-        let mut w = Writer::new(&mut record);
+        self.encode_into(&mut record);
+        record
+    }
+
+    /// Into zeros: a record that is made elsewhere and copied costs more than its encoding.
+    #[inline]
+    pub(super) fn encode_into(&self, record: &mut Record) {
+        let mut w = Writer::new(record);
         w.u8(self.kind.number())
             .u8(FORMAT_VERSION)
             .u16(self.shard)
@@ -444,7 +451,6 @@ impl Event {
             } => w.origin(origin).u8(*kind as u8).u8(*code).u64(*a).u64(*b),
             EventKind::PolicySet { policy } => w.policy(policy),
         };
-        record
     }
 
     /// # Errors
