@@ -445,7 +445,7 @@ pub enum CommandKind {
 }
 
 impl CommandKind {
-    const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Reserve,
         Self::BeginPayment,
         Self::PaymentFailed,

@@ -15,6 +15,8 @@ mod key;
 mod lines;
 mod policy;
 pub mod record;
+#[cfg(test)]
+mod round_trips;
 mod sku;
 mod state;
 mod time;
