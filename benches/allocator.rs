@@ -7,12 +7,18 @@
 //! reading the clock. Medians of `RUNS`; the longest stall is the worst of them.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use stockade::allocator::{Allocator, Limits};
 use stockade::types::{
     Answer, Availability, Batch, BatchHeader, Command, Decision, DefineSku, Gate, IdempotencyKey,
     Refusal, Reserve, Rules, SetGate, SkuId, SkuName, Timestamp, UserId,
 };
+
+/// The clock of the measurement.
+#[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}
 
 const BATCH: usize = 1_000;
 /// Commands that are touched before the first of them is decided: more pages than that don't stay in the TLB.
@@ -89,7 +95,7 @@ impl Sale {
 
     /// One batch, timed.
     fn decide(&mut self) -> Duration {
-        let start = Instant::now();
+        let start = instant();
         self.batch.clear();
         self.batch.header = BatchHeader {
             stamp: self.now,
@@ -156,9 +162,14 @@ fn main() {
 
     // First, while the process is small: memory that was given back would hide what is taken.
     if is_wanted("growth") {
-        let (stall, bytes) = grow(10 * million, step, runs.min(3));
-        let stall_ms = stall.as_secs_f64() * 1e3;
-        println!("{:<32} {stall_ms:>10.3} ms", "growth/longest_1000");
+        let growth = grow(10 * million, step, runs.min(3));
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (longest, of_best) = (ms(growth.longest), ms(growth.longest_of_best));
+        println!(
+            "{:<32} {of_best:>10.3} ms   disturbed {longest:>8.3} ms",
+            "growth/longest_1000"
+        );
+        let bytes = growth.bytes_per_live;
         println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
     }
     let row = |name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>| {
@@ -201,7 +212,7 @@ fn base(decisions: usize) -> Vec<Duration> {
     let mut sale = Sale::open(0, 1, 1);
     let batches = (0..decisions / BATCH).map(|_| {
         sale.fill();
-        let start = Instant::now();
+        let start = instant();
         for command in &sale.commands {
             black_box(command.origin());
         }
@@ -238,20 +249,35 @@ fn expire(decisions: usize) -> Vec<Duration> {
     took
 }
 
-/// From empty, not presized: the longest batch, and the bytes per live reservation.
-fn grow(decisions: usize, step: Duration, runs: usize) -> (Duration, u64) {
-    let mut longest = Duration::ZERO;
-    let mut bytes = 0;
+/// What growing to so many live reservations from empty, not presized, took at worst.
+struct Growth {
+    longest: Duration,
+    /// The longest batch, each at its best over the runs: every run does the same, so what remains is not the machine's.
+    longest_of_best: Duration,
+    bytes_per_live: u64,
+}
+
+fn grow(decisions: usize, step: Duration, runs: usize) -> Growth {
+    let mut best = vec![Duration::MAX; decisions / BATCH];
+    let mut growth = Growth {
+        longest: Duration::ZERO,
+        longest_of_best: Duration::ZERO,
+        bytes_per_live: 0,
+    };
     for _ in 0..runs {
         let before = resident_bytes();
         let mut sale = Sale::open(0, 2 * decisions as u64, 120_000);
-        let times = sale.run(decisions, step);
-        longest = longest.max(times.into_iter().max().unwrap_or_default());
+        for (best, took) in best.iter_mut().zip(sale.run(decisions, step)) {
+            *best = took.min(*best);
+            growth.longest = growth.longest.max(took);
+        }
         // Later runs find memory that earlier ones gave back, so the first one counts.
-        bytes = bytes.max(resident_bytes().saturating_sub(before) / decisions as u64);
+        let bytes = resident_bytes().saturating_sub(before) / decisions as u64;
+        growth.bytes_per_live = growth.bytes_per_live.max(bytes);
         sale.check(decisions as u64);
     }
-    (longest, bytes)
+    growth.longest_of_best = best.into_iter().max().unwrap_or_default();
+    growth
 }
 
 /// 0 where there is no `/proc`.

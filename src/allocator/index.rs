@@ -4,19 +4,19 @@
 //! 8 bytes an entry, and nothing is ever iterated in hash order. Callers compare the entry itself.
 //!
 //! ```text
-//! hash: [ part: 8 bits | ........ | tag: 32 bits ]        slot: [ tag | position ], 0 is empty
+//! hash: [ part: 10 bits | ....... | tag: 32 bits ]        slot: [ tag | position ], 0 is empty
 //!          |                          `-- its top bit is set; home slot = tag mod capacity, then linear probing
-//!          `-- 256 parts, each with its own table and its own growth limit
+//!          `-- 1,024 parts, each with its own table and its own growth limit
 //! ```
 //!
 //! Never stalls: a part doubles alone, and the parts' limits are spread over 62 to 75 % load, so that they don't
-//! double together. At 10 million entries one doubling moves some 40,000 slots.
+//! double together. At 10 million entries one doubling moves some 10,000 slots.
 //!
 //! I1: every entry lies between its home slot and the next empty one. I2: `used <= limit < capacity`.
 
-const PARTS: usize = 256;
-const PART_SHIFT: u32 = 56; // the upper 8 of 64 bits
-const CAPACITY_MIN: usize = 8;
+const PARTS: usize = 1_024;
+const PART_SHIFT: u32 = 54; // the upper 10 of 64 bits
+const CAPACITY_MIN: usize = 4;
 const EMPTY: u64 = 0;
 
 pub(super) struct Index {
