@@ -348,7 +348,9 @@ fn every_refusal_has_a_row_that_is_refused_so() {
 }
 
 /// Both apply; the first must be the answer.
-const PAIRS: &[(RefusalCode, RefusalCode, fn() -> Decision)] = &[
+type Pair = (RefusalCode, RefusalCode, fn() -> Decision);
+
+const PAIRS: &[Pair] = &[
     (RefusalCode::KeyConflict, RefusalCode::TooOld, || {
         let mut sale = Sale::new();
         sale.ask(reserve(ANN, B, 1).key(key(1)));

@@ -16,6 +16,10 @@ pub(super) const NONE: u32 = u32::MAX;
 
 type Chunk<T> = Box<[T; CHUNK]>;
 
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "a chunk is too large for the stack"
+)]
 fn chunk_of<T: Clone>(filler: &T) -> Chunk<T> {
     match vec![filler.clone(); CHUNK].into_boxed_slice().try_into() {
         Ok(chunk) => chunk,

@@ -92,21 +92,21 @@ impl Allocator {
     ) {
         for (&(user, sku), &units) in counted {
             let stock = &self.stocks[sku.0 as usize];
-            let counter = u64::from(self.holds.counted(user, sku, stock.sale));
-            if counter < units {
+            let known = u64::from(self.holds.counted(user, sku, stock.sale));
+            if known < units {
                 report.breaches.push(format!(
-                    "a user's counter of SKU {} is {counter}, he holds and has bought {units}",
+                    "a user's counter of SKU {} is {known}, he holds and has bought {units}",
                     stock.name
                 ));
             }
             if stock
                 .rules
                 .per_user
-                .is_some_and(|max| counter > u64::from(max))
+                .is_some_and(|max| known > u64::from(max))
             {
                 report
                     .breaches
-                    .push(format!("a user has {counter} of SKU {}", stock.name));
+                    .push(format!("a user has {known} of SKU {}", stock.name));
             }
         }
         for (&user, &live) in live_of {

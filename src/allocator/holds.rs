@@ -24,6 +24,7 @@ use crate::types::{
 
 /// A reservation: one cache line.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the words of the events")]
 pub(super) struct Hold {
     pub(super) id: ReservationId,
     /// While live: the deadline, without credits. Then: when it ended.
@@ -76,6 +77,7 @@ const _: () = assert!(
 
 /// The payments of one reservation.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the words of the events")]
 pub(super) struct Payment {
     pub(super) payment_ref: PaymentRef,
     /// The hold's deadline without grace and credits.
@@ -137,6 +139,7 @@ impl User {
 
 /// Units of a sale that count against a user's limit; 0 units: no counter.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the words of the events")]
 pub(super) struct Units {
     pub(super) sku: SkuId,
     pub(super) sale: u32,
@@ -184,6 +187,7 @@ pub(super) struct NewHold<'a> {
     pub(super) is_moved: bool,
 }
 
+#[expect(clippy::struct_field_names, reason = "the words of the events")]
 pub(super) struct Holds {
     hash: Hash,
     directory: Directory,
@@ -400,7 +404,7 @@ impl Holds {
         }
     }
 
-    pub(super) fn insert(&mut self, new: NewHold<'_>) -> u32 {
+    pub(super) fn insert(&mut self, new: &NewHold<'_>) -> u32 {
         let user = self.user_or_new(new.user);
         let more = if new.more.is_empty() {
             NONE

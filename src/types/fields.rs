@@ -9,6 +9,10 @@ use super::{
 
 impl Writer<'_> {
     #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: at a constant offset it needs no bounds checks"
+    )]
     pub(super) fn origin(&mut self, origin: &Origin) -> &mut Self {
         let [a, b, c] = origin.fingerprints;
         self.u128(origin.user.0)

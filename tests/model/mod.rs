@@ -20,6 +20,10 @@ use stockade::types::{
 /// Different hold durations that an engine takes.
 const DURATIONS_MAX: usize = 64;
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "gates, as an operator names them"
+)]
 struct Sku {
     name: SkuName,
     rules: Rules,
@@ -259,6 +263,7 @@ impl Model {
     }
 
     /// Accepted without a change: only a keyed command leaves an event.
+    #[expect(clippy::unnecessary_wraps, reason = "a rule's last word")]
     fn unchanged(&mut self, key: Option<IdempotencyKey>, decision: Decision) -> Decided {
         self.sequence += u64::from(key.is_some());
         Ok(decision)
@@ -339,7 +344,9 @@ impl Model {
             if own.is_empty() {
                 return Err(refusal);
             }
-            own.into_iter().for_each(|id| self.lapse(id));
+            for id in own {
+                self.lapse(id);
+            }
             self.within_limits(user, lines)?;
         }
         for (line, &Line { sku, quantity }) in (0..).zip(lines.as_slice()) {
@@ -389,7 +396,7 @@ impl Model {
         let hold_ms = lines.iter().map(|line| rules(line).hold_ms).min();
         let time = self.now + u64::from(hold_ms.unwrap_or(0)) * 1_000;
         self.sequence += 1 + (lines.len() - 1).div_ceil(LINES_PER_EVENT) as u64;
-        let held = lines.iter().map(|&Line { sku, quantity }| {
+        let kept = lines.iter().map(|&Line { sku, quantity }| {
             let stock = &mut self.skus[sku.0 as usize];
             stock.reserved += u64::from(quantity);
             if stock.rules.per_user.is_some() {
@@ -406,7 +413,7 @@ impl Model {
             user,
             status: HoldStatus::Held,
             time,
-            lines: held.collect(),
+            lines: kept.collect(),
             payment: None,
         };
         let id = ReservationId::new(0, self.sequence);

@@ -152,11 +152,10 @@ impl Pair {
                 Answer::Decided(Decision::PaymentBegun(begun)),
                 &Command::BeginPayment(BeginPayment { reservation, .. }),
             ) => {
-                let of = script
-                    .reservations
-                    .iter_mut()
-                    .find(|(id, ..)| *id == reservation);
-                of.into_iter().for_each(|known| known.2 = begun.attempt);
+                let mut all = script.reservations.iter_mut();
+                if let Some(known) = all.find(|(id, ..)| *id == reservation) {
+                    known.2 = begun.attempt;
+                }
             }
             (&Answer::Decided(Decision::Refused(refusal)), _) => self.refusals.push(refusal),
             _ => {}
