@@ -172,7 +172,11 @@ impl Window {
         }
         self.filled = kept.map_or(0, |offset| whole - offset);
         self.start = start;
-        let wanted = (len + BLOCK).next_multiple_of(BLOCK).max(WINDOW_SIZE);
+        let rest = usize::try_from(self.len - start).unwrap_or(usize::MAX - BLOCK);
+        let wanted = (len + BLOCK)
+            .max(WINDOW_SIZE)
+            .min(rest)
+            .next_multiple_of(BLOCK);
         self.blocks.grow(wanted);
         while self.filled < wanted && self.start + (self.filled as u64) < self.len {
             let from = self.start + self.filled as u64;

@@ -33,6 +33,8 @@
 //! more. I3: the chain in memory is the chain on disk after each `Ok`.
 
 mod appender;
+#[cfg(test)]
+mod crash;
 mod directory;
 mod disk;
 mod frame;
@@ -41,6 +43,8 @@ mod options;
 mod replay;
 mod scan;
 mod segment;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 
 pub use options::{JournalOptions, Retention};
@@ -427,8 +431,13 @@ impl Writer {
             hash: self.chain.hash,
         };
         let frame = seal.encode(&self.appender.segment().key);
+        // A second copy begins a block of its own: one bad sector can't take the last batch and both its seals.
+        let first_end = self.appender.end() + FRAME_HEADER_SIZE as u64;
+        let pad = first_end.next_multiple_of(disk::BLOCK as u64) - first_end;
+        let zeros = [0; disk::BLOCK];
+        let pad = usize::try_from(pad).unwrap_or(0);
         self.appender
-            .append(&[&frame])
+            .append(&[&frame, &zeros[..pad], &frame])
             .map_err(|error| self.poison(&error))
     }
 }

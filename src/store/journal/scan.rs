@@ -198,20 +198,23 @@ impl Scan<'_> {
                     self.found.end = Some((segment.header.index, at));
                 }
                 Found::Seal { header } => {
-                    let chain = &self.found.chain;
-                    if (header.number, header.hash) != (chain.number, chain.hash) {
-                        let what = format!("the log was closed after batch {}", header.number);
-                        return Err(damaged(self.disk, &name, at, &what));
-                    }
+                    self.check_seal(&header, segment, at)?;
                     at += FRAME_HEADER_SIZE as u64;
                     self.found.end = Some((segment.header.index, at));
+                    break;
                 }
                 Found::End => break,
                 Found::Garbage(what) => {
                     let later = find_frame(&mut window, at, segment);
-                    if let Some(number) = later.map_err(|error| failed(&error, self.disk))? {
-                        let what = format!("{what}, and batch {number} stands further on");
-                        return Err(damaged(self.disk, &name, at, &what));
+                    match later.map_err(|error| failed(&error, self.disk))? {
+                        // The seal's first copy is damaged, and nothing else.
+                        Some(header) if self.check_seal(&header, segment, at).is_ok() => break,
+                        Some(header) => {
+                            let number = header.number;
+                            let what = format!("{what}, and batch {number} was committed");
+                            return Err(damaged(self.disk, &name, at, &what));
+                        }
+                        None => {}
                     }
                     let place = place(self.disk, &name);
                     self.found.dropped_tail = Some(format!(
@@ -224,6 +227,23 @@ impl Scan<'_> {
         }
         self.stopped = Some((name, at));
         Ok(())
+    }
+
+    /// Whether a seal says that the log is complete here.
+    fn check_seal(
+        &self,
+        header: &FrameHeader,
+        segment: &Segment,
+        at: u64,
+    ) -> Result<(), StoreError> {
+        let chain = &self.found.chain;
+        if header.kind == FrameKind::Seal
+            && (header.number, header.hash) == (chain.number, chain.hash)
+        {
+            return Ok(());
+        }
+        let what = format!("the log was closed after batch {}", header.number);
+        Err(damaged(self.disk, &segment.name(), at, &what))
     }
 
     /// Whether the batch that was read belongs here.
@@ -304,8 +324,8 @@ fn is_zero(window: &mut Window, mut at: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The number of a whole frame header of this segment after `at`, if there is one.
-fn find_frame(window: &mut Window, at: u64, segment: &Segment) -> io::Result<Option<u64>> {
+/// A whole frame header of this segment after `at`, if there is one.
+fn find_frame(window: &mut Window, at: u64, segment: &Segment) -> io::Result<Option<FrameHeader>> {
     let mut at = at + FRAME_ALIGN as u64;
     while at + (FRAME_HEADER_SIZE as u64) <= window.len() {
         let len = stride(window, at);
@@ -319,8 +339,8 @@ fn find_frame(window: &mut Window, at: u64, segment: &Segment) -> io::Result<Opt
             let header = rest
                 .first_chunk()
                 .and_then(|header| FrameHeader::decode(header, &segment.key));
-            if let Some(header) = header {
-                return Ok(Some(header.number));
+            if header.is_some() {
+                return Ok(header);
             }
         }
         at += (len - overlap).max(FRAME_ALIGN) as u64;
