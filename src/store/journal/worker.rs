@@ -42,7 +42,7 @@ impl Notes {
     }
 }
 
-/// Does jobs one after the other: on a thread of low priority, or on the caller's at once.
+/// Does jobs one after the other: on a thread, or on the caller's at once.
 pub(super) struct Worker<J, R> {
     /// `None` once it is to end.
     jobs: Option<Jobs<J, R>>,
@@ -56,9 +56,10 @@ enum Jobs<J, R> {
 }
 
 impl<J: Send + 'static, R: Send + 'static> Worker<J, R> {
-    /// Jobs are done on a thread of this name.
+    /// Jobs are done on a thread of this name; a patient one leaves the processor to everybody else.
     pub(super) fn on_thread(
         name: &str,
+        patient: bool,
         mut work: impl FnMut(J) -> R + Send + 'static,
     ) -> std::io::Result<Self> {
         let (jobs, todo) = channel::<J>();
@@ -66,7 +67,9 @@ impl<J: Send + 'static, R: Send + 'static> Worker<J, R> {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                lower_priority();
+                if patient {
+                    lower_priority();
+                }
                 for job in todo {
                     if done.send(work(job)).is_err() {
                         break;

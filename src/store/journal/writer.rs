@@ -178,7 +178,9 @@ impl Writer {
     /// Moves on to the next segment if the active one is full and the next one is ready.
     fn make_room(&mut self, len: u64) -> io::Result<()> {
         let active = self.appender.segment();
-        if matches!(self.next, Next::NotAsked) && self.appender.end() + len > active.len / 2 {
+        // A log that stays small never asks; one that doesn't asks while there is room yet.
+        let early = active.len / 8;
+        if matches!(self.next, Next::NotAsked) && self.appender.end() + len > early {
             self.ask_for_next();
         }
         if self.appender.fits(len) || self.appender.is_empty() {
@@ -304,8 +306,8 @@ fn helpers(
         return Ok((Worker::inline(prepare), Worker::inline(keep)));
     }
     Ok((
-        Worker::on_thread("journal-prepare", prepare)?,
-        Worker::on_thread("journal-keep", keep)?,
+        Worker::on_thread("journal-prepare", false, prepare)?,
+        Worker::on_thread("journal-keep", true, keep)?,
     ))
 }
 
