@@ -48,12 +48,22 @@ pub(crate) trait PaymentGateway: Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct SimulatedGateway {
     /// How long a charge usually takes.
-    pub(crate) latency: Duration,
+    latency: Duration,
     /// How long an answer is waited for.
-    pub(crate) time_limit: Duration,
+    time_limit: Duration,
 }
 
 const SLOW: Duration = Duration::from_secs(1);
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+
+impl SimulatedGateway {
+    pub(crate) fn new(latency: Duration) -> Self {
+        Self {
+            latency,
+            time_limit: TIME_LIMIT,
+        }
+    }
+}
 
 impl PaymentGateway for SimulatedGateway {
     fn charge<'a>(&'a self, _: PaymentRef, token: &'a str) -> Charging<'a> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stockade::store::Store;
 use stockade::types::{
-    DefineSku, Gate, HOLD_MAX_MS, IdempotencyKey, Rules, SetGate, SkuName, UserId,
+    DefineSku, Gate, HOLD_MAX_MS, Rules, SetGate, UserId,
 };
 
 /// A journal directory: kept, or gone with the program.
@@ -110,29 +110,21 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine>
 
 fn define(handle: &Handle, sku: &SkuArg, rules: Rules, closed: bool) -> Result<()> {
     let actor = UserId::from_text("serve");
-    if let Some(known) = known_total(handle, &sku.name) {
-        // The opening total is not the present one where an operator has adjusted it; say so, change nothing.
-        if known != sku.units {
-            eprintln!(
-                "SKU {} is in the journal with {known} units, not {}: the journal counts. Change it by restock.",
-                sku.name, sku.units
-            );
+    let known = handle.sku(sku.name.as_str()).is_some();
+    let command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules);
+    match settle(handle, command) {
+        Ok(id) if !known && !closed => {
+            settle(handle, SetGate::new(actor, id, Gate::Open))
+                .with_context(|| format!("opening the sale of SKU {}", sku.name))?;
         }
-        return Ok(());
-    }
-    let mut command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules);
-    command.key = Some(IdempotencyKey::from_text(&format!("define {}", sku.name))?);
-    let id = settle(handle, command).with_context(|| format!("SKU {}", sku.name))?;
-    if !closed {
-        settle(handle, SetGate::new(actor, id, Gate::Open))
-            .with_context(|| format!("opening the sale of SKU {}", sku.name))?;
+        Ok(_) => {}
+        Err(error) if known => eprintln!(
+            "warning: SKU {}: {error:#}. What the journal says counts; change units by restock.",
+            sku.name
+        ),
+        Err(error) => return Err(error.context(format!("SKU {}", sku.name))),
     }
     Ok(())
-}
-
-fn known_total(handle: &Handle, name: &SkuName) -> Option<u64> {
-    let id = handle.sku(name.as_str())?;
-    Some(handle.availability(id)?.total)
 }
 
 fn settle<C: crate::engine::Request>(handle: &Handle, command: C) -> Result<C::Accepted> {
