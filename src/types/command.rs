@@ -12,7 +12,7 @@
 use super::key::{fingerprint, halves};
 use super::{
     Field, Fingerprints, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason,
-    ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
+    ReservationId, Rules, RulesError, SkuId, SkuName, Timestamp, UserId,
 };
 
 /// Asks for units: all lines or none.
@@ -314,7 +314,7 @@ pub struct DefineSku {
     pub name: SkuName,
     /// The opening units, at most [`TOTAL_MAX`](super::TOTAL_MAX).
     pub total: u64,
-    pub rules: Rules,
+    pub(crate) rules: Rules,
 }
 
 impl DefineSku {
@@ -330,10 +330,13 @@ impl DefineSku {
     }
 
     /// With these rules.
-    #[must_use]
-    pub fn rules(mut self, rules: Rules) -> Self {
+    ///
+    /// # Errors
+    /// Which rule can't be.
+    pub fn rules(mut self, rules: Rules) -> Result<Self, RulesError> {
+        rules.check()?;
         self.rules = rules;
-        self
+        Ok(self)
     }
 }
 

@@ -10,8 +10,8 @@ use super::record::{
     DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
 };
 use super::{
-    CommandKind, Disposition, Gate, IdempotencyKey, Line, Origin, PaymentRef, Reason, Refusal,
-    ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
+    CommandKind, Disposition, Gate, IdempotencyKey, Line, Origin, PaymentRef, Policy, Reason,
+    Refusal, ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
 };
 
 /// Lines of a long cart that one continuation holds: (104 - 2) / 8.
@@ -142,6 +142,8 @@ pub enum EventKind {
         kind: CommandKind,
         decision: (u8, u64, u64),
     },
+    /// What is remembered, and for how long, from here on.
+    PolicySet { policy: Policy },
 }
 
 impl EventKind {
@@ -163,6 +165,7 @@ impl EventKind {
             Self::DeadlineMoved { .. } => 14,
             Self::DeadlinesCredited { .. } => 15,
             Self::Repeated { .. } => 16,
+            Self::PolicySet { .. } => 17,
         }
     }
 }
@@ -187,6 +190,13 @@ impl Writer<'_> {
         let bytes = name.as_str().as_bytes();
         self.u8(u8::try_from(bytes.len()).unwrap_or(u8::MAX))
             .bytes(bytes)
+    }
+
+    pub(super) fn policy(&mut self, policy: &Policy) -> &mut Self {
+        self.u64(policy.key_retention_ms)
+            .u64(policy.ended_retention_ms)
+            .u32(policy.payment_grace_ms)
+            .u32(policy.refused_keys_max)
     }
 
     pub(super) fn rules(&mut self, rules: &Rules) -> &mut Self {
@@ -269,6 +279,19 @@ impl Reader<'_> {
             what: "a SKU's rules",
         })?;
         Ok(rules)
+    }
+
+    pub(super) fn policy(&mut self) -> Result<Policy, DecodeError> {
+        let policy = Policy {
+            key_retention_ms: self.u64(),
+            ended_retention_ms: self.u64(),
+            payment_grace_ms: self.u32(),
+            refused_keys_max: self.u32(),
+        };
+        policy
+            .check()
+            .map_err(|_| DecodeError::Field { what: "a policy" })?;
+        Ok(policy)
     }
 
     pub(super) fn kind(&mut self) -> Result<CommandKind, DecodeError> {
@@ -419,6 +442,7 @@ impl Event {
                 kind,
                 decision: (code, a, b),
             } => w.origin(origin).u8(*kind as u8).u8(*code).u64(*a).u64(*b),
+            EventKind::PolicySet { policy } => w.policy(policy),
         };
         record
     }
@@ -539,6 +563,9 @@ impl Event {
                 origin: r.origin(),
                 kind: r.kind()?,
                 decision: r.decision_words()?,
+            },
+            17 => EventKind::PolicySet {
+                policy: r.policy()?,
             },
             kind => {
                 return Err(DecodeError::Kind {

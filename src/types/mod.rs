@@ -13,6 +13,7 @@ mod event;
 mod ids;
 mod key;
 mod lines;
+mod policy;
 pub mod record;
 mod sku;
 mod state;
@@ -38,6 +39,7 @@ pub use ids::{
 };
 pub use key::{Field, Fingerprints, Origin};
 pub use lines::{LINES_INLINE, LINES_MAX, Line, Lines, LinesError, QUANTITY_MAX};
+pub use policy::{Policy, PolicyError};
 pub use record::DecodeError;
 pub use sku::{Availability, HOLD_DEFAULT_MS, HOLD_MAX_MS, Rules, RulesError, TOTAL_MAX};
 pub(crate) use state::STATE_LINES;

@@ -8,8 +8,8 @@ use super::record::{
     DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
 };
 use super::{
-    CommandKind, HoldStatus, Line, Origin, PaymentRef, RefusalRecord, ReservationId, Rules, SkuId,
-    SkuName, SourcePosition, Timestamp, UserId,
+    CommandKind, HoldStatus, Line, Origin, PaymentRef, Policy, RefusalRecord, ReservationId, Rules,
+    SkuId, SkuName, SourcePosition, Timestamp, UserId,
 };
 
 /// Lines that one continuation of a state record holds: (112 - 8) / 16.
@@ -31,11 +31,14 @@ pub struct HeldLine {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields' words are those of the events")]
 pub enum StateRecord {
-    /// The first record of a stream: the last event it counts, its stamp, and the sum of all credits.
+    /// The first record of a stream: the last event it counts, its stamp, the sum of all credits, the
+    /// number of keyed refusals, and the policy.
     Meta {
         sequence: u64,
         stamp: Timestamp,
         credit_micros: u64,
+        refusals: u64,
+        policy: Policy,
     },
     /// How far a source has been taken in.
     Source(SourcePosition),
@@ -102,6 +105,8 @@ pub enum StateRecord {
         record: RefusalRecord,
         sku: SkuId,
         sale: u32,
+        /// Its number among all keyed refusals.
+        ordinal: u64,
     },
     /// What became of a captured payment.
     PaymentOutcome {
@@ -124,7 +129,14 @@ impl StateRecord {
                 sequence,
                 stamp,
                 credit_micros,
-            } => w.u64(*sequence).u64(stamp.as_micros()).u64(*credit_micros),
+                refusals,
+                policy,
+            } => w
+                .u64(*sequence)
+                .u64(stamp.as_micros())
+                .u64(*credit_micros)
+                .u64(*refusals)
+                .policy(policy),
             Self::Source(source) => w.u64(source.source).u64(source.position),
             Self::SkuName { sku, name } => w.u32(sku.0).name(name),
             Self::Sku {
@@ -215,11 +227,13 @@ impl StateRecord {
                 record,
                 sku,
                 sale,
+                ordinal,
             } => w
                 .u64(decided_at.as_micros())
                 .bytes(&record.encode(*decided_at))
                 .u32(sku.0)
-                .u32(*sale),
+                .u32(*sale)
+                .u64(*ordinal),
             Self::PaymentOutcome {
                 payment_ref,
                 asked,
@@ -252,6 +266,8 @@ impl StateRecord {
                 sequence: r.u64(),
                 stamp: r.at(),
                 credit_micros: r.u64(),
+                refusals: r.u64(),
+                policy: r.policy()?,
             },
             2 => Self::Source(SourcePosition {
                 source: r.u64(),
@@ -327,6 +343,7 @@ impl StateRecord {
                     record,
                     sku: r.sku(),
                     sale: r.u32(),
+                    ordinal: r.u64(),
                 }
             }
             11 => Self::PaymentOutcome {

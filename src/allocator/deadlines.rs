@@ -1,0 +1,103 @@
+//! Which hold lapses next: one queue per hold duration, and a heap for deadlines that were moved.
+//!
+//! Holds of one duration lapse in the order in which they were made, so a queue suffices, and adding costs nothing.
+//! Entries of holds that have ended or moved stay until their turn and are passed over then.
+//!
+//! I1: every live hold is in exactly one place that counts: its duration's queue if it was not moved, else the heap
+//! under its current deadline. I2: deadlines here are without credits, like those of the holds.
+
+use super::arena::Queue;
+use super::holds::Holds;
+use crate::types::{ReservationId, Timestamp};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Different hold durations that an engine takes.
+pub(super) const DURATIONS_MAX: usize = 64;
+
+/// A heap that has grown beyond this many entries for each live one is cleaned.
+const STALE_FACTOR: usize = 4;
+const STALE_MIN: usize = 1_024;
+
+pub(super) struct Deadlines {
+    queues: Vec<(u32, Queue<ReservationId>)>,
+    moved: BinaryHeap<Reverse<(Timestamp, ReservationId)>>,
+    cleaned_len: usize,
+}
+
+impl Deadlines {
+    pub(super) fn new() -> Self {
+        Self {
+            queues: Vec::new(),
+            moved: BinaryHeap::new(),
+            cleaned_len: 0,
+        }
+    }
+
+    /// Whether a hold of this duration can be taken in.
+    pub(super) fn takes(&self, hold_ms: u32) -> bool {
+        self.queues.len() < DURATIONS_MAX || self.queues.iter().any(|&(known, _)| known == hold_ms)
+    }
+
+    /// A new hold, whose deadline is its creation plus the duration.
+    pub(super) fn push(&mut self, hold_ms: u32, id: ReservationId) {
+        let known = self.queues.iter().position(|&(known, _)| known == hold_ms);
+        let at = known.unwrap_or_else(|| {
+            self.queues.push((hold_ms, Queue::new()));
+            self.queues.len() - 1
+        });
+        self.queues[at].1.push(id);
+    }
+
+    /// A hold with a deadline of its own.
+    pub(super) fn push_moved(&mut self, deadline: Timestamp, id: ReservationId, holds: &Holds) {
+        self.moved.push(Reverse((deadline, id)));
+        if self.moved.len() > STALE_MIN && self.moved.len() > self.cleaned_len * STALE_FACTOR {
+            self.moved
+                .retain(|&Reverse((deadline, id))| is_current(holds, deadline, id));
+            self.cleaned_len = self.moved.len();
+        }
+    }
+
+    /// The live hold with the earliest (deadline, id). Passes over entries that no longer count.
+    pub(super) fn first(&mut self, holds: &Holds) -> Option<(Timestamp, u32)> {
+        let mut first: Option<(Timestamp, ReservationId, u32)> = None;
+        let mut offer = |deadline, id, place| {
+            if first.is_none_or(|(d, i, _)| (deadline, id) < (d, i)) {
+                first = Some((deadline, id, place));
+            }
+        };
+        for (_, queue) in &mut self.queues {
+            while let Some((_, &id)) = queue.front() {
+                let place = holds.place_of(id);
+                let place = place.filter(|&place| {
+                    let hold = holds.get(place);
+                    hold.status.is_live() && !hold.is_moved
+                });
+                if let Some(place) = place {
+                    offer(holds.get(place).time, id, place);
+                    break;
+                }
+                queue.pop();
+            }
+        }
+        while let Some(&Reverse((deadline, id))) = self.moved.peek() {
+            if let Some(place) = holds
+                .place_of(id)
+                .filter(|_| is_current(holds, deadline, id))
+            {
+                offer(deadline, id, place);
+                break;
+            }
+            self.moved.pop();
+        }
+        first.map(|(deadline, _, place)| (deadline, place))
+    }
+}
+
+fn is_current(holds: &Holds, deadline: Timestamp, id: ReservationId) -> bool {
+    holds.place_of(id).is_some_and(|place| {
+        let hold = holds.get(place);
+        hold.status.is_live() && hold.is_moved && hold.time == deadline
+    })
+}

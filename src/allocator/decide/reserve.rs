@@ -1,0 +1,207 @@
+//! Reserve: all lines of a cart or none.
+
+use super::{Decided, refused};
+use crate::allocator::{Allocator, Violation};
+use crate::types::{
+    Batch, Bound, Decision, EventKind, LINES_PER_EVENT, Line, Lines, Origin, Refusal, Reservation,
+    ReservationId, Reserve, Timestamp, UserId, ms_until,
+};
+
+impl Allocator {
+    pub(super) fn reserve(&mut self, c: &Reserve, origin: &Origin, batch: &mut Batch) -> Decided {
+        let kept_until = c.asked_at.plus_ms(self.policy.key_retention_ms);
+        if kept_until <= self.now {
+            return refused(Refusal::TooOld);
+        }
+        if c.decide_by < self.now {
+            return refused(Refusal::TooLate);
+        }
+        if let Some(refusal) = self.refuses_cart(&c.lines) {
+            return refused(refusal);
+        }
+        if let Some(refusal) = self.refuses_units(c.user, &c.lines, batch)? {
+            return refused(refusal);
+        }
+        self.hold(&c.lines, origin, None, batch)
+            .map(Decision::Reserved)
+    }
+
+    /// What speaks against a cart whatever the stock is: bounds, unknown SKUs, closed sales.
+    fn refuses_cart(&self, lines: &Lines) -> Option<Refusal> {
+        let all = || lines.as_slice().iter().zip(0_u16..);
+        let stock = |line: &Line| self.stocks.get(line.sku.0 as usize);
+        if let Some(bound) = self.exhausted(lines.len()) {
+            return Some(Refusal::Busy { bound });
+        }
+        if let Some((_, line)) = all().find(|(line, _)| stock(line).is_none()) {
+            return Some(Refusal::UnknownSku { line });
+        }
+        // Not open comes before paused, whichever line it is.
+        let gates = || all().filter_map(|(line, _)| stock(line)?.admits(line.sku, self.now));
+        let closed = gates().find(|refusal| matches!(refusal, Refusal::NotOpen { .. }));
+        if let Some(refusal) = closed.or_else(|| gates().next()) {
+            return Some(refusal);
+        }
+        if lines.len() > usize::from(self.limits.lines_max) {
+            return Some(Refusal::TooManyLines {
+                max: self.limits.lines_max,
+            });
+        }
+        all().find_map(|(&Line { sku, quantity }, line)| {
+            let max = self.stocks[sku.0 as usize].rules.per_request?;
+            (quantity > max).then_some(Refusal::RequestLimit { line, sku, max })
+        })
+    }
+
+    /// The first table that has no room for another reservation.
+    fn exhausted(&self, lines: usize) -> Option<Bound> {
+        if self.holds.len() >= self.limits.reservations_max as usize {
+            return Some(Bound::Reservations);
+        }
+        if self.holds.counters_len() + lines > self.limits.counters_max as usize {
+            return Some(Bound::Counters);
+        }
+        None
+    }
+
+    /// What the user's limits and the stock say, after everything overdue that matters was expired.
+    pub(super) fn refuses_units(
+        &mut self,
+        user: UserId,
+        lines: &Lines,
+        batch: &mut Batch,
+    ) -> Result<Option<Refusal>, Violation> {
+        let mut refusal = self.exceeds_limits(user, lines);
+        if refusal.is_some() && self.expire_overdue_of(user, batch)? {
+            refusal = self.exceeds_limits(user, lines);
+        }
+        if refusal.is_some() {
+            return Ok(refusal);
+        }
+        for (&line, index) in lines.as_slice().iter().zip(0_u16..) {
+            let units = u64::from(line.quantity);
+            while self.stocks[line.sku.0 as usize].available < units
+                && self.expire_earliest(line, batch)?
+            {}
+            if self.stocks[line.sku.0 as usize].available < units {
+                return Ok(Some(self.sold_out(line, index)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn exceeds_limits(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
+        let exceeded = lines
+            .as_slice()
+            .iter()
+            .zip(0_u16..)
+            .find_map(|(line, index)| {
+                let &Line { sku, quantity } = line;
+                let stock = &self.stocks[sku.0 as usize];
+                let max = stock.rules.per_user?;
+                let has = self.holds.counted(user, sku, stock.sale);
+                let fits = has.checked_add(quantity).is_some_and(|units| units <= max);
+                (!fits).then_some(Refusal::UserLimit {
+                    line: index,
+                    sku,
+                    max,
+                    has,
+                })
+            });
+        exceeded.or_else(|| {
+            let max = self.limits.holds_per_user_max;
+            let live = self
+                .holds
+                .find_user(user)
+                .map_or(0, |place| self.holds.live_of(place));
+            (live >= max).then_some(Refusal::HoldLimit { max })
+        })
+    }
+
+    /// True if any of the user's holds was over.
+    fn expire_overdue_of(&mut self, user: UserId, batch: &mut Batch) -> Result<bool, Violation> {
+        let Some(user) = self.holds.find_user(user) else {
+            return Ok(false);
+        };
+        let overdue: Vec<u32> = self
+            .holds
+            .of_user(user)
+            .filter(|&place| self.is_over(place))
+            .collect();
+        for &place in &overdue {
+            self.lapse(place, batch)?;
+        }
+        Ok(!overdue.is_empty())
+    }
+
+    /// Expires the earliest hold if it is overdue and the SKU has held units at all; true if it did.
+    fn expire_earliest(&mut self, line: Line, batch: &mut Batch) -> Result<bool, Violation> {
+        if self.stocks[line.sku.0 as usize].reserved == 0 {
+            return Ok(false);
+        }
+        match self.deadlines.first(&self.holds) {
+            Some((deadline, place)) if self.has_passed(deadline) => {
+                self.lapse(place, batch)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn sold_out(&mut self, line: Line, index: u16) -> Refusal {
+        let clamp = |units: u64| u32::try_from(units).unwrap_or(u32::MAX);
+        let stock = &self.stocks[line.sku.0 as usize];
+        let (available, reserved) = (stock.available, stock.reserved);
+        let next = if reserved > 0 {
+            self.next_deadline()
+        } else {
+            None
+        };
+        // As it is recorded: whole milliseconds from the stamp.
+        let not_before = next.map(|at| self.now.plus_ms(ms_until(self.now, at).into()));
+        Refusal::SoldOut {
+            line: index,
+            sku: line.sku,
+            available: clamp(available),
+            lapsing: clamp(reserved),
+            not_before,
+        }
+    }
+
+    /// Records a hold that nothing speaks against.
+    pub(super) fn hold(
+        &mut self,
+        lines: &Lines,
+        origin: &Origin,
+        replaces: Option<ReservationId>,
+        batch: &mut Batch,
+    ) -> Result<Reservation, Violation> {
+        let lines = lines.as_slice();
+        let first = lines[0];
+        for chunk in lines[1..].chunks(LINES_PER_EVENT) {
+            let mut cart = [Line::default(); LINES_PER_EVENT];
+            cart[..chunk.len()].copy_from_slice(chunk);
+            let len = u8::try_from(chunk.len()).unwrap_or(u8::MAX);
+            self.record(EventKind::CartLines { len, lines: cart }, batch)?;
+        }
+        let holds = lines
+            .iter()
+            .map(|line| self.stocks[line.sku.0 as usize].rules.hold_ms);
+        let hold_ms = holds.min().unwrap_or(crate::types::HOLD_DEFAULT_MS);
+        let expires_at: Timestamp = self.now.plus_ms(hold_ms.into());
+        let reserved = EventKind::Reserved {
+            origin: *origin,
+            first,
+            lines: u16::try_from(lines.len()).unwrap_or(u16::MAX),
+            sale: self.stocks[first.sku.0 as usize].sale,
+            hold_ms,
+            expires_at,
+            replaces,
+        };
+        self.record(reserved, batch)?;
+        Ok(Reservation {
+            id: ReservationId::new(self.shard, self.sequence),
+            expires_at,
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! Idempotency: which command a key was first used for, and what the answer was (law L5).
+//!
+//! Accepted and refused keys are two queues with bounds of their own. Both forget by logical time: a key is gone
+//! when its retention has passed or its sale has ended, whether its entry was swept or not. Refusals are numbered,
+//! and only the last `refused_keys_max` answer, so that a storm of refusals evicts only refusals.
+
+use super::arena::Queue;
+use super::index::{Hash, Index};
+use crate::types::record::PackedRefusal;
+use crate::types::{
+    CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId,
+    Timestamp,
+};
+
+/// The sale whose end drops a key; sale 0 for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct KeyScope {
+    pub(super) sku: SkuId,
+    pub(super) sale: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AcceptedKey {
+    pub(super) origin: Origin,
+    pub(super) decided_at: Timestamp,
+    pub(super) decision: DecisionWords,
+    pub(super) scope: KeyScope,
+    pub(super) kind: CommandKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RefusedKey {
+    pub(super) decided_at: Timestamp,
+    pub(super) packed: PackedRefusal,
+    pub(super) scope: KeyScope,
+    /// Its number among all keyed refusals, from 1.
+    pub(super) ordinal: u64,
+}
+
+impl RefusedKey {
+    /// What was packed by this program is unpacked by it; a log's refusals are decoded before they come here.
+    pub(super) fn record(&self) -> Option<RefusalRecord> {
+        RefusalRecord::decode(&self.packed, self.decided_at).ok()
+    }
+}
+
+/// What is known of a key.
+pub(super) struct Known {
+    pub(super) fingerprints: Fingerprints,
+    pub(super) decision: Decision,
+    pub(super) decided_at: Timestamp,
+    pub(super) scope: KeyScope,
+    /// For a refusal, its number.
+    pub(super) ordinal: Option<u64>,
+}
+
+pub(super) struct Keys {
+    hash: Hash,
+    accepted: Queue<AcceptedKey>,
+    accepted_index: Index,
+    refused: Queue<RefusedKey>,
+    refused_index: Index,
+}
+
+impl Keys {
+    pub(super) fn new(hash: Hash, capacity: usize) -> Self {
+        Self {
+            hash,
+            accepted: Queue::new(),
+            accepted_index: Index::with_capacity(capacity),
+            refused: Queue::new(),
+            refused_index: Index::with_capacity(0),
+        }
+    }
+
+    fn hash_of(&self, kind: CommandKind, origin: &Origin) -> Option<u64> {
+        origin
+            .key
+            .map(|key| self.hash.of_two(origin.user.0, key.get(), kind as u64))
+    }
+
+    #[inline]
+    pub(super) fn touch(&self, kind: CommandKind, origin: &Origin) -> u64 {
+        self.hash_of(kind, origin).map_or(0, |hash| {
+            self.accepted_index.touch(hash) ^ self.refused_index.touch(hash)
+        })
+    }
+
+    /// Accepted keys, swept or not.
+    pub(super) fn accepted_len(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// The key's first decision, whether or not time has ended it: the caller judges.
+    pub(super) fn find(&self, kind: CommandKind, origin: &Origin) -> Option<Known> {
+        let hash = self.hash_of(kind, origin)?;
+        let is_same = |other: &Origin, other_kind| {
+            other.user == origin.user && other.key == origin.key && other_kind == kind
+        };
+        let accepted = self.accepted_index.find(hash, |position| {
+            let entry = self.accepted.get(position);
+            is_same(&entry.origin, entry.kind)
+        });
+        if let Some(position) = accepted {
+            let entry = self.accepted.get(position);
+            return Some(Known {
+                fingerprints: entry.origin.fingerprints,
+                decision: Decision::from_words(entry.decision)?,
+                decided_at: entry.decided_at,
+                scope: entry.scope,
+                ordinal: None,
+            });
+        }
+        let refused = self.refused_index.find(hash, |position| {
+            let record = self.refused.get(position).record();
+            record.is_some_and(|record| is_same(&record.origin, record.kind))
+        })?;
+        let entry = self.refused.get(refused);
+        let record = entry.record()?;
+        Some(Known {
+            fingerprints: record.origin.fingerprints,
+            decision: Decision::Refused(record.refusal),
+            decided_at: entry.decided_at,
+            scope: entry.scope,
+            ordinal: Some(entry.ordinal),
+        })
+    }
+
+    /// Remembers an answer. An older one of the same key, which time has ended, is dropped.
+    pub(super) fn accept(&mut self, entry: AcceptedKey) {
+        let Some(hash) = self.hash_of(entry.kind, &entry.origin) else {
+            return;
+        };
+        self.forget(hash, entry.kind, &entry.origin);
+        let position = self.accepted.push(entry);
+        self.accepted_index.insert(hash, position);
+    }
+
+    /// Remembers a refusal, and drops those that are no longer among the last `max`.
+    pub(super) fn refuse(&mut self, record: &RefusalRecord, entry: RefusedKey, max: u64) {
+        let Some(hash) = self.hash_of(record.kind, &record.origin) else {
+            return;
+        };
+        self.forget(hash, record.kind, &record.origin);
+        let position = self.refused.push(entry);
+        self.refused_index.insert(hash, position);
+        while self
+            .refused
+            .front()
+            .is_some_and(|(_, first)| first.ordinal + max <= entry.ordinal)
+        {
+            self.pop_refused();
+        }
+    }
+
+    /// Takes a key's entries out of the indexes; in the queues they stay until their turn.
+    fn forget(&mut self, hash: u64, kind: CommandKind, origin: &Origin) {
+        let accepted = self.accepted_index.find(hash, |position| {
+            let entry = self.accepted.get(position);
+            entry.origin.key == origin.key && entry.origin.user == origin.user && entry.kind == kind
+        });
+        if let Some(position) = accepted {
+            self.accepted_index.remove(hash, position);
+        }
+        let refused = self.refused_index.find(hash, |position| {
+            self.refused.get(position).record().is_some_and(|record| {
+                record.origin.key == origin.key
+                    && record.origin.user == origin.user
+                    && record.kind == kind
+            })
+        });
+        if let Some(position) = refused {
+            self.refused_index.remove(hash, position);
+        }
+    }
+
+    fn pop_refused(&mut self) {
+        let Some((position, entry)) = self.refused.pop() else {
+            return;
+        };
+        let record = entry.record();
+        if let Some(hash) = record.and_then(|record| self.hash_of(record.kind, &record.origin)) {
+            self.refused_index.remove(hash, position);
+        }
+    }
+
+    /// Frees up to `max` entries of each queue that were decided at or before `horizon`.
+    pub(super) fn sweep(&mut self, horizon: Timestamp, max: usize) {
+        for _ in 0..max {
+            match self.accepted.front() {
+                Some((_, entry)) if entry.decided_at <= horizon => {}
+                _ => break,
+            }
+            let Some((position, entry)) = self.accepted.pop() else {
+                break;
+            };
+            if let Some(hash) = self.hash_of(entry.kind, &entry.origin) {
+                self.accepted_index.remove(hash, position);
+            }
+        }
+        for _ in 0..max {
+            match self.refused.front() {
+                Some((_, entry)) if entry.decided_at <= horizon => self.pop_refused(),
+                _ => break,
+            }
+        }
+    }
+
+    /// In the order of deciding; with entries that time has ended.
+    pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedKey> {
+        self.accepted.iter()
+    }
+
+    /// In the order of deciding; with entries that time has ended.
+    pub(super) fn refused(&self) -> impl Iterator<Item = &RefusedKey> {
+        self.refused.iter()
+    }
+}
+
+/// The first field whose fingerprint differs.
+pub(super) fn difference(
+    kind: CommandKind,
+    first: &Fingerprints,
+    now: &Fingerprints,
+) -> Option<Field> {
+    let differs = first
+        .iter()
+        .zip(now)
+        .position(|(first, now)| first != now)?;
+    kind.fields()
+        .get(differs)
+        .copied()
+        .or(kind.fields().last().copied())
+}

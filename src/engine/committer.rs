@@ -1,0 +1,143 @@
+//! What follows a decided turn: seal, commit, publish reads, answer, hand to the announcer; in this order (law L4).
+//!
+//! Whoever holds the committer does it: the writer itself when nothing is queued, the committer's thread under load.
+
+use super::Shared;
+use super::announcer::Inbox;
+use super::turn::Turn;
+use crate::store::{Store, StoreError};
+use crate::ticket::CompletionBatch;
+use crate::types::{Answer, BatchHash, Clock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The first pause before a batch is offered again, and the longest.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+pub(super) struct Committer {
+    store: Box<dyn Store>,
+    shared: Arc<Shared>,
+    time: Arc<dyn Clock>,
+    last_hash: BatchHash,
+    completions: CompletionBatch<Answer>,
+    inbox: Option<Arc<Inbox>>,
+    epoch: u64,
+}
+
+impl Committer {
+    pub(super) fn new(
+        store: Box<dyn Store>,
+        shared: Arc<Shared>,
+        time: Arc<dyn Clock>,
+        last_hash: BatchHash,
+        inbox: Option<Arc<Inbox>>,
+        epoch: u64,
+    ) -> Self {
+        let completions = CompletionBatch::new();
+        Self {
+            store,
+            shared,
+            time,
+            last_hash,
+            completions,
+            inbox,
+            epoch,
+        }
+    }
+
+    /// Commits the turn and answers it.
+    ///
+    /// # Errors
+    /// If it can't be committed: the engine must halt, and the turn's callers hear that the outcome is unknown.
+    pub(super) fn finish(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
+        if turn.has_batch {
+            turn.batch.seal(self.last_hash);
+            let began = self.time.monotonic();
+            self.commit(turn)?;
+            let took = self.time.monotonic().saturating_sub(began);
+            self.shared.vitals.commit.record(took);
+            if took > self.shared.stall_min {
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.shared
+                    .stalled_micros
+                    .fetch_add(micros, Ordering::AcqRel);
+            }
+            self.last_hash = turn.batch.hash();
+        }
+        self.publish(turn);
+        self.answer(turn);
+        turn.clear();
+        Ok(())
+    }
+
+    fn commit(&mut self, turn: &Turn) -> Result<(), StoreError> {
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.store.commit(&turn.batch) {
+                Err(StoreError::Retryable(reason)) => {
+                    self.shared
+                        .vitals
+                        .warn("store", Some(format!("the store can't commit: {reason}")));
+                    if self.shared.stop_by(self.time.monotonic()) {
+                        return Err(StoreError::Retryable(reason));
+                    }
+                    std::thread::park_timeout(pause);
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                result => {
+                    if pause > RETRY_MIN {
+                        self.shared.vitals.warn("store", None);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Reads come before answers, so that a caller reads his own write.
+    fn publish(&self, turn: &mut Turn) {
+        for stock in &turn.stock {
+            self.shared.reads.publish(stock);
+        }
+        self.shared.reads.add_names(&mut turn.skus);
+        if let Some(inbox) = &self.inbox
+            && turn.has_batch
+        {
+            inbox.put(turn, self.epoch, &self.shared.reads);
+        }
+    }
+
+    fn answer(&mut self, turn: &mut Turn) {
+        debug_assert_eq!(
+            turn.requests.len(),
+            turn.answers.len(),
+            "every command has its answer"
+        );
+        let is_request = !turn.requests.is_empty();
+        for (request, answer) in turn.requests.drain(..).zip(turn.answers.drain(..)) {
+            self.completions.complete(request.completer, answer);
+        }
+        self.completions.flush();
+        let vitals = &self.shared.vitals;
+        if is_request {
+            vitals
+                .batch
+                .record(self.time.monotonic().saturating_sub(turn.began));
+        }
+        vitals.count(
+            &mut turn.tally,
+            turn.batch.event_records().len() as u64,
+            turn.has_batch,
+        );
+    }
+
+    /// Ends the writer's role in good order.
+    ///
+    /// # Errors
+    /// If that can't be recorded.
+    pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+}

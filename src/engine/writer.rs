@@ -1,0 +1,157 @@
+//! The single writer: decides one turn at a time. It has the allocator, and nobody else has.
+
+use super::Shared;
+use super::clock::LogicalClock;
+use super::turn::Turn;
+use crate::allocator::{Allocator, Violation};
+use crate::types::{Answer, Policy, SkuId, Timestamp, Token};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+pub(super) struct Writer {
+    allocator: Allocator,
+    shared: Arc<Shared>,
+    clock: LogicalClock,
+    shard: u16,
+    token: Token,
+    next_batch: u64,
+    known_skus: usize,
+    /// To be recorded with the next batch, because the log has another.
+    policy: Option<Policy>,
+    /// The last batch is not vouched for by a successor, since then.
+    open_since: Option<Timestamp>,
+    idle_commit_after: Option<Duration>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        allocator: Allocator,
+        shared: Arc<Shared>,
+        shard: u16,
+        token: Token,
+        next_batch: u64,
+        policy: Policy,
+        idle_commit_after: Option<Duration>,
+    ) -> Self {
+        let clock = shared.clock.clone();
+        let known_skus = allocator.skus_len();
+        let policy = (allocator.policy() != policy).then_some(policy);
+        let open_since = None;
+        Self {
+            allocator,
+            shared,
+            clock,
+            shard,
+            token,
+            next_batch,
+            known_skus,
+            policy,
+            open_since,
+            idle_commit_after,
+        }
+    }
+
+    pub(super) fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// Decides the turn's requests and what time brings. With `vouch`, there is a batch even if it records nothing.
+    ///
+    /// # Errors
+    /// If a law would break: nothing of the turn may be told.
+    pub(super) fn decide(&mut self, turn: &mut Turn, vouch: bool) -> Result<(), Violation> {
+        self.begin(turn)?;
+        let mut touched = 0;
+        for request in &turn.requests {
+            touched ^= self.allocator.touch(&request.command);
+        }
+        std::hint::black_box(touched);
+        for request in &turn.requests {
+            let answer = self.allocator.decide(&request.command, &mut turn.batch)?;
+            match &answer {
+                Answer::Decided(decision) => turn.tally.decided(decision),
+                Answer::Found(_) => turn.tally.found(),
+                Answer::NotDecided => {}
+            }
+            turn.answers.push(answer);
+        }
+        self.allocator.finish(&mut turn.stock)?;
+        if self.allocator.skus_len() > self.known_skus {
+            let new = self.allocator.skus().skip(self.known_skus);
+            turn.skus.extend(new.map(|(id, name)| (id, name.clone())));
+            self.known_skus += turn.skus.len();
+        }
+        turn.has_batch = vouch || !turn.batch.is_empty();
+        if turn.has_batch {
+            self.next_batch += 1;
+            // An empty batch vouches for its predecessor and needs nobody to vouch for itself.
+            self.open_since = (!turn.batch.is_empty()).then_some(turn.batch.header.stamp);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, turn: &mut Turn) -> Result<(), Violation> {
+        let header = &mut turn.batch.header;
+        header.number = self.next_batch;
+        header.shard = self.shard;
+        header.stamp = self.clock.now().max(self.allocator.now());
+        header.token = self.token;
+        header.first_sequence = self.allocator.sequence() + 1;
+        header.sources.clear();
+        header.sources.extend_from_slice(self.allocator.sources());
+        self.allocator.begin(header)?;
+        if let Some(policy) = self.policy.take() {
+            self.allocator.set_policy(policy, &mut turn.batch)?;
+        }
+        let stalled = self.shared.stalled_micros.swap(0, Ordering::AcqRel);
+        if stalled > 0 {
+            self.allocator.credit(stalled, &mut turn.batch)?;
+        }
+        self.allocator.sweep(&mut turn.batch)?;
+        Ok(())
+    }
+
+    /// How long there is nothing to do without a request: zero if there is something now, `None` for ever.
+    pub(super) fn idle_for(&mut self) -> Option<Duration> {
+        if self.policy.is_some() || self.shared.stalled_micros.load(Ordering::Acquire) > 0 {
+            return Some(Duration::ZERO);
+        }
+        let now = self.clock.now();
+        let vouch = self.vouch_at();
+        let lapse = self.allocator.next_deadline();
+        let next = vouch.into_iter().chain(lapse).min()?;
+        Some(self.clock.sleep_for(next.since(now)))
+    }
+
+    /// When the last batch wants a successor to vouch for it.
+    fn vouch_at(&self) -> Option<Timestamp> {
+        Some(self.open_since?.plus(self.idle_commit_after?))
+    }
+
+    /// True if an idle writer should commit an empty batch now.
+    pub(super) fn must_vouch(&self) -> bool {
+        self.vouch_at().is_some_and(|at| at <= self.clock.now())
+    }
+
+    /// Whether time alone has brought something to do.
+    pub(super) fn has_due(&mut self) -> bool {
+        self.idle_for() == Some(Duration::ZERO)
+    }
+
+    pub(super) fn publish_all(&self) {
+        let mut names: Vec<_> = self
+            .allocator
+            .skus()
+            .map(|(id, name)| (id, name.clone()))
+            .collect();
+        let ids: Vec<SkuId> = names.iter().map(|&(id, _)| id).collect();
+        for stock in ids
+            .into_iter()
+            .filter_map(|sku| self.allocator.availability(sku))
+        {
+            self.shared.reads.publish(&stock);
+        }
+        self.shared.reads.add_names(&mut names);
+    }
+}
