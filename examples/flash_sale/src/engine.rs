@@ -1,14 +1,15 @@
 //! What this program uses of the engine, in one place: every other module takes it from here.
 
-#[path = "engine_stub.rs"]
-mod stub;
-pub(crate) use stub::*;
+pub(crate) use stockade::allocator::Limits;
+pub(crate) use stockade::engine::{
+    Ask, Busy, BusyReason, CommandError, Engine, Handle, Runner, State, Ticket,
+};
 
-use stockade::types::{Clock, Refusal};
-use stockade::store::Store;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::sync::Arc;
 use std::time::Duration;
+use stockade::store::Store;
+use stockade::types::{Clock, Refusal};
 
 /// An engine without threads, asked one thing after the other: decisions come in the order of the questions.
 pub(crate) struct Driver {
@@ -18,7 +19,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// On `store`, with time as `clock` says.
-    pub(crate) fn new(name: &str, store: impl Store + 'static, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) fn new(
+        name: &str,
+        store: impl Store + 'static,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let (handle, runner) = Engine::builder()
             .name(name)
             .store(store)
@@ -35,8 +41,7 @@ impl Driver {
     }
 
     /// Puts a command in line; several of them are decided in one batch.
-    pub(crate) fn submit<C: Request>(&mut self, command: C) -> Result<Ticket<C>> {
-        let mut command = command;
+    pub(crate) fn submit<C: Ask>(&mut self, mut command: C) -> Result<Ticket<C>> {
         loop {
             match self.handle.submit(command) {
                 Ok(ticket) => return Ok(ticket),
@@ -44,25 +49,21 @@ impl Driver {
                     command = busy.command;
                     self.step()?;
                 }
-                Err(busy) => bail!("the engine has stopped: {:?}", self.health_after(busy.reason)),
+                Err(busy) => bail!("the engine takes no command: {busy}"),
             }
         }
     }
 
-    /// Decides what is in line.
-    pub(crate) fn step(&mut self) -> Result<()> {
-        self.runner.step();
-        Ok(())
-    }
-
     /// The decision of a command in line.
-    pub(crate) fn settle<C: Request>(&mut self, ticket: Ticket<C>) -> Result<Result<C::Accepted, Refusal>> {
-        let mut ticket = ticket;
+    pub(crate) fn settle<C: Ask>(
+        &mut self,
+        mut ticket: Ticket<C>,
+    ) -> Result<Result<C::Accepted, Refusal>> {
         loop {
             match ticket.wait_timeout(Duration::ZERO) {
                 Ok(Ok(accepted)) => return Ok(Ok(accepted)),
                 Ok(Err(CommandError::Refused(refusal))) => return Ok(Err(refusal)),
-                Ok(Err(error)) => bail!("the engine has stopped: {error:?}, {:?}", self.handle.health()),
+                Ok(Err(error)) => bail!("{error}: {:?}", self.handle.health().state),
                 Err(waiting) => {
                     ticket = waiting;
                     self.step()?;
@@ -71,14 +72,18 @@ impl Driver {
         }
     }
 
-    /// Ends it in good order.
-    pub(crate) fn finish(self) -> Result<()> {
-        self.runner.shutdown(Duration::from_secs(10));
-        Ok(())
+    /// Ends it in good order. Gives the digest of the state.
+    pub(crate) fn finish(self) -> Result<u128> {
+        self.runner
+            .shutdown()
+            .map_err(|halted| anyhow!("the engine has halted: {halted}"))
     }
 
-    fn health_after(&self, reason: BusyReason) -> (BusyReason, Health) {
-        (reason, self.handle.health())
+    fn step(&mut self) -> Result<()> {
+        self.runner
+            .step()
+            .map(|_| ())
+            .map_err(|halted| anyhow!("the engine has halted: {halted}"))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Opening the engine for a sale: where its journal lies, its limits, and the SKUs that are sold.
 
 use crate::cli::SkuArg;
-use crate::engine::{Engine, Handle, Limits};
+use crate::engine::{Ask, CommandError, Engine, Handle, Limits};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use stockade::store::Store;
+use stockade::store::{JournalOptions, JournalStore};
 use stockade::types::{
-    DefineSku, Gate, HOLD_MAX_MS, Rules, SetGate, UserId,
+    DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, UserId,
 };
 
 /// A journal directory: kept, or gone with the program.
@@ -37,23 +37,29 @@ impl Folder {
     }
 
     /// A journal in it.
-    pub(crate) fn store(&self) -> Result<impl Store + 'static> {
+    pub(crate) fn store(&self) -> JournalStore {
         journal(self.path())
     }
 }
 
-fn journal(_path: &Path) -> Result<impl Store + 'static> {
-    Ok(stockade::store::MemoryStore::new())
+fn journal(path: &Path) -> JournalStore {
+    JournalStore::new(JournalOptions::new(path))
 }
 
 /// For a rehearsal: carts of any length, and no bound that a file could reach.
 pub(crate) fn rehearsal_limits() -> Limits {
-    Limits::default()
+    Limits {
+        skus_max: 1 << 20,
+        ..sale_limits()
+    }
 }
 
-/// For a sale.
-fn sale_limits() -> Limits {
-    Limits::default()
+/// For a sale: carts as long as they can be.
+pub(crate) fn sale_limits() -> Limits {
+    Limits {
+        lines_max: u16::try_from(LINES_MAX).unwrap_or(u16::MAX),
+        ..Limits::default()
+    }
 }
 
 /// Under which conditions a new SKU is sold.
@@ -87,7 +93,7 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine>
     let rules = terms.rules()?;
     let engine = Engine::builder()
         .name("flash-sale")
-        .store(journal(dir)?)
+        .store(journal(dir))
         .limits(sale_limits())
         .start()
         .with_context(|| format!("can't start on {}", dir.display()))?;
@@ -111,7 +117,7 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine>
 fn define(handle: &Handle, sku: &SkuArg, rules: Rules, closed: bool) -> Result<()> {
     let actor = UserId::from_text("serve");
     let known = handle.sku(sku.name.as_str()).is_some();
-    let command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules);
+    let command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules)?;
     match settle(handle, command) {
         Ok(id) if !known && !closed => {
             settle(handle, SetGate::new(actor, id, Gate::Open))
@@ -127,13 +133,13 @@ fn define(handle: &Handle, sku: &SkuArg, rules: Rules, closed: bool) -> Result<(
     Ok(())
 }
 
-fn settle<C: crate::engine::Request>(handle: &Handle, command: C) -> Result<C::Accepted> {
+fn settle<C: Ask>(handle: &Handle, command: C) -> Result<C::Accepted> {
     let Ok(ticket) = handle.submit(command) else {
         bail!("the engine takes no command: {:?}", handle.health());
     };
     match ticket.wait() {
         Ok(accepted) => Ok(accepted),
-        Err(crate::engine::CommandError::Refused(refusal)) => bail!("{refusal}"),
+        Err(CommandError::Refused(refusal)) => bail!("{refusal}"),
         Err(error) => bail!("no decision: {error:?}, {:?}", handle.health()),
     }
 }

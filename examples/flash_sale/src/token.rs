@@ -4,7 +4,7 @@
 //! server on a loopback address may run without them.
 
 use crate::cli::duration;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -78,7 +78,8 @@ impl Secrets {
     /// For a server that lives as long as one demo.
     pub(crate) fn random() -> Result<Self> {
         let mut bytes = [0; 64];
-        getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| anyhow!("the system gives no random bytes: {error}"))?;
         let hex = |bytes: &[u8]| {
             bytes
                 .iter()

@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut cart = source.next();
     let start = cart.as_ref().and_then(|cart| cart.time);
     let clock = Arc::new(ManualClock::at(start.unwrap_or(DAY_ONE)));
-    let driver = Driver::new("rehearse", journal.store()?, limits(), clock.clone())?;
+    let driver = Driver::new("rehearse", journal.store(), limits(), clock.clone())?;
     let mut replay = Replay::new(driver, clock, stock, args.per_user);
     let mut decisions = output::Decisions::create(args.decisions.as_deref())?;
     let mut pace = Pace::new(args.speed, args.wait_max);
@@ -125,8 +125,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         output::write_final_stock(path, source.carts.catalogue.names(), &stock)?;
     }
     let counts = replay.counts;
-    replay.finish()?;
-    let audit = crate::audit::verify(journal.path())?;
+    let digest = replay.finish()?;
+    let mut audit = crate::audit::verify(journal.path())?;
+    if audit.digest != format!("{digest:032x}") {
+        audit.ok = false;
+        let breach = "the log replays to another state than the engine ended with";
+        audit.breaches.push(breach.to_owned());
+    }
     let summary = Summary::new(source.tally, counts, &stock, took, &audit);
     summary.print(args.json)?;
     if !audit.ok {

@@ -120,8 +120,8 @@ impl Replay {
         all.collect()
     }
 
-    /// Ends the engine in good order.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Ends the engine in good order. Gives the digest of its state.
+    pub(crate) fn finish(self) -> Result<u128> {
         self.driver.finish()
     }
 
@@ -160,7 +160,7 @@ impl Replay {
             };
             let command = DefineSku::new(self.actor, sku_name, self.stock.of(name));
             let sku = SkuId(u32::try_from(index)?); // dense, from 0, in a fresh log
-            let defined = self.driver.submit(command.rules(self.rules))?;
+            let defined = self.driver.submit(command.rules(self.rules)?)?;
             let opened = self
                 .driver
                 .submit(SetGate::new(self.actor, sku, Gate::Open))?;

@@ -2,7 +2,7 @@
 
 use super::metrics::Metrics;
 use super::problem::Problem;
-use crate::engine::{Handle, Request, Ticket};
+use crate::engine::{Ask, Handle, Ticket};
 use crate::payment::PaymentGateway;
 use crate::token::{Secrets, TokenError, Verifier};
 use hyper::HeaderMap;
@@ -83,14 +83,14 @@ impl App {
     }
 
     /// Puts a command in line.
-    pub(crate) fn submit<C: Request>(&self, command: C) -> Result<Ticket<C>, Problem> {
+    pub(crate) fn submit<C: Ask>(&self, command: C) -> Result<Ticket<C>, Problem> {
         self.handle
             .submit(command)
             .map_err(|busy| Problem::busy(&busy))
     }
 
     /// Puts a command in line and waits for its decision. `lines` are those of the cart, for a refusal to name.
-    pub(crate) async fn ask<C: Request>(
+    pub(crate) async fn ask<C: Ask>(
         &self,
         command: C,
         lines: &[Line],

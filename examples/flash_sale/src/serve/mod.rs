@@ -111,8 +111,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     eprintln!("shutting down");
     server.stop();
     let report = engine.shutdown(DRAIN_TIME);
-    if !report.is_clean() {
-        bail!("the engine did not end in good order: {report}");
+    if !report.is_clean {
+        let why = report.halted.unwrap_or_else(|| "it took too long".into());
+        bail!("the engine did not end in good order: {why}");
     }
     Ok(())
 }

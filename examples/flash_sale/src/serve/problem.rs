@@ -135,7 +135,7 @@ impl Problem {
     pub(crate) fn busy<C>(busy: &Busy<C>) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match busy.reason {
-            BusyReason::Full => Self::new(
+            BusyReason::Full | BusyReason::Tickets | BusyReason::TooLong => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "queue_full",
                 "too many requests are in line: try again shortly",

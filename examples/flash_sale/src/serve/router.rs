@@ -79,10 +79,15 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
 /// The process is alive unless the engine has halted; it is ready while it also takes new requests.
 fn probe(app: &App, readiness: bool) -> Response<Body> {
     let health = app.handle.health();
-    let (state, reason) = match health.state {
-        State::Running => ("running", None),
-        State::Degraded(reason) => ("degraded", Some(reason)),
-        State::Halted(reason) => ("halted", Some(reason)),
+    let state = match &health.state {
+        State::Running if health.is_degraded() => "degraded",
+        State::Running => "running",
+        State::Halted(_) => "halted",
+        _ => "draining",
+    };
+    let reason = match health.state {
+        State::Halted(reason) => Some(reason),
+        _ => None,
     };
     let fine = state != "halted" && !(readiness && app.is_draining());
     let status = if fine {
