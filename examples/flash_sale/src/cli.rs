@@ -37,7 +37,7 @@ pub(crate) enum Command {
 
 impl Cli {
     /// The command that was given, or a demo with its defaults.
-    pub(crate) fn command(self) -> Command {
+    pub(crate) fn chosen(self) -> Command {
         self.command
             .unwrap_or_else(|| Command::Demo(demo::Args::default()))
     }

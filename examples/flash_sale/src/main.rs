@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let outcome = match cli.command() {
+    let outcome = match cli.chosen() {
         cli::Command::Demo(args) => demo::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Load(args) => load::run(&args),

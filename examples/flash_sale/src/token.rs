@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 /// Prints a token.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let secret = secret_from_env(JWT_SECRET, args.insecure_dev)?;
+    let secret = jwt_secret(args.insecure_dev)?;
     println!(
         "{}",
         Signer::new(&secret).sign(&args.user, args.tier, args.valid)?
@@ -101,6 +101,11 @@ impl Secrets {
             .fold(0, |bits, (a, b)| bits | (a ^ b));
         ours.len() == theirs.len() && differing == 0
     }
+}
+
+/// The secret that users' tokens are signed with.
+pub(crate) fn jwt_secret(insecure_dev: bool) -> Result<String> {
+    secret_from_env(JWT_SECRET, insecure_dev)
 }
 
 fn secret_from_env(name: &str, insecure_dev: bool) -> Result<String> {
