@@ -6,11 +6,13 @@
 
 use crate::sale::sale_limits;
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use stockade::allocator::Allocator;
-use stockade::store::{Replica, journal};
+use stockade::store::{Replica, ReplicaError, journal};
+use stockade::types::{Batch, Event, EventKind, HoldStatus, ReservationId, StateRecord};
 
 /// `flash-sale audit`
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// What an audit found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     /// True if nothing is wrong.
     pub(crate) ok: bool,
@@ -46,7 +48,7 @@ pub(crate) struct Verdict {
 }
 
 /// One SKU at the end of the log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SkuTotals {
     pub(crate) sku_id: String,
     pub(crate) total: u64,
@@ -95,12 +97,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Walks the journal. Damage is part of the verdict; an error means that there is nothing to audit.
 pub(crate) fn verify(dir: &Path) -> Result<Verdict> {
+    Ok(verify_with_ledger(dir)?.0)
+}
+
+/// Also gives every reservation that the log holds.
+pub(crate) fn verify_with_ledger(dir: &Path) -> Result<(Verdict, Ledger)> {
     if !dir.is_dir() {
         bail!("{} is no directory: name a journal's", dir.display());
     }
-    let mut state = Allocator::new(sale_limits(), 0);
+    let mut auditor = Auditor {
+        state: Allocator::new(sale_limits(), 0),
+        ledger: Ledger::default(),
+    };
     let mut verdict = Verdict::default();
-    match journal::read(dir, false, &mut state, &mut |_| {}) {
+    match journal::read(dir, false, &mut auditor, &mut |_| {}) {
         Ok(recovered) => {
             verdict.batches = recovered.last_batch;
             verdict.breaches.extend(recovered.dropped_tail.map(|tail| {
@@ -109,6 +119,7 @@ pub(crate) fn verify(dir: &Path) -> Result<Verdict> {
         }
         Err(error) => verdict.breaches.push(error.to_string()),
     }
+    let Auditor { state, ledger } = auditor;
     verdict.events = state.sequence();
     verdict.digest = format!("{:032x}", state.digest());
     let laws = state.audit();
@@ -133,7 +144,57 @@ pub(crate) fn verify(dir: &Path) -> Result<Verdict> {
         verdict.breaches.extend(compare_copies(dir, &state)?);
     }
     verdict.ok = verdict.breaches.is_empty() && verdict.oversell_count == 0;
-    Ok(verdict)
+    Ok((verdict, ledger))
+}
+
+/// Every reservation that the log holds and where it stands at the end, told from the events alone.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    reservations: HashMap<ReservationId, HoldStatus>,
+}
+
+impl Ledger {
+    /// Where it stands; `None` if the log doesn't know it.
+    pub(crate) fn status(&self, id: ReservationId) -> Option<HoldStatus> {
+        self.reservations.get(&id).copied()
+    }
+
+    fn take(&mut self, event: &Event) {
+        let (id, status) = match event.kind {
+            EventKind::Reserved { .. } => (
+                ReservationId::new(event.shard, event.sequence),
+                HoldStatus::Held,
+            ),
+            EventKind::Confirmed { reservation, .. } => (reservation, HoldStatus::Confirmed),
+            EventKind::Released { reservation, .. } => (reservation, HoldStatus::Released),
+            EventKind::Expired { reservation } => (reservation, HoldStatus::Expired),
+            _ => return,
+        };
+        self.reservations.insert(id, status);
+    }
+}
+
+/// Folds the log into the state, and keeps the ledger beside it.
+struct Auditor {
+    state: Allocator,
+    ledger: Ledger,
+}
+
+impl Replica for Auditor {
+    fn restore(&mut self, record: &StateRecord) -> Result<(), ReplicaError> {
+        Replica::restore(&mut self.state, record)
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<(), ReplicaError> {
+        for event in batch.events() {
+            self.ledger.take(&event?);
+        }
+        Replica::apply(&mut self.state, batch)
+    }
+
+    fn export(&self, out: &mut dyn FnMut(&StateRecord)) {
+        Replica::export(&self.state, out);
+    }
 }
 
 /// Law L7: the state by way of a snapshot is the state.

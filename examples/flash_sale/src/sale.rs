@@ -95,6 +95,7 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine>
         .name("flash-sale")
         .store(journal(dir))
         .limits(sale_limits())
+        .digest_at_shutdown()
         .start()
         .with_context(|| format!("can't start on {}", dir.display()))?;
     let handle = engine.handle();

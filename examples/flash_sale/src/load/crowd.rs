@@ -28,6 +28,10 @@ pub(crate) struct Behaviour {
     pub(crate) duration: Duration,
     /// Of those who reserve, how many never pay.
     pub(crate) abandon: f64,
+    /// After so long nobody abandons any more, so that a sale comes to its end.
+    pub(crate) abandon_for: Duration,
+    /// Of those who come, how many have been there just before, under another key.
+    pub(crate) again: f64,
     /// Of those who pay, how many are declined at first, and pay with another card.
     pub(crate) decline: f64,
     /// How long a buyer takes from the reservation to the checkout.
@@ -65,6 +69,7 @@ struct Client {
     recorder: Arc<Recorder>,
     receipts: Arc<Mutex<Vec<Receipt>>>,
     signer: Signer,
+    started: Instant,
 }
 
 impl Crowd {
@@ -77,12 +82,14 @@ impl Crowd {
         let agenda = Arc::new(Agenda::new());
         let recorder = Arc::new(Recorder::new());
         let receipts = Arc::new(Mutex::new(Vec::new()));
+        let started = Instant::now();
         let client = Arc::new(Client {
             behaviour: behaviour.clone(),
             agenda: agenda.clone(),
             recorder: recorder.clone(),
             receipts: receipts.clone(),
             signer: Signer::new(secret),
+            started,
         });
         let clients = std::thread::Builder::new()
             .name("crowd".into())
@@ -101,7 +108,6 @@ impl Crowd {
                     }
                 });
             })?;
-        let started = Instant::now();
         let pacer = {
             let agenda = agenda.clone();
             std::thread::Builder::new()
@@ -253,7 +259,8 @@ impl Client {
                 )
             }
         };
-        let token = self.signer.sign(&format!("{run}-{user}"), 2, HOUR)?;
+        let who = self.identity(user);
+        let token = self.signer.sign(&format!("{run}-{who}"), 2, HOUR)?;
         let mut request = String::with_capacity(512);
         write!(
             request,
@@ -261,6 +268,11 @@ impl Client {
             body.len()
         )?;
         Ok(request)
+    }
+
+    /// Who the n-th to come is: the one before, if he comes again.
+    fn identity(&self, user: u64) -> u64 {
+        user - u64::from(user > 0 && share(user, 3) < self.behaviour.again)
     }
 
     /// A buyer pays, after a while, and again if declined.
@@ -275,8 +287,9 @@ impl Client {
                     return;
                 };
                 self.keep(receipt(reservation, false));
-                (share(user, 2) >= self.behaviour.abandon)
-                    .then(|| (user, reservation.to_owned(), 1))
+                let abandons = share(user, 2) < self.behaviour.abandon
+                    && self.started.elapsed() < self.behaviour.abandon_for;
+                (!abandons).then(|| (user, reservation.to_owned(), 1))
             }
             (Write::Checkout { .. }, 200) => {
                 if let Some(reservation) = answer.text("reservation_id") {

@@ -108,6 +108,8 @@ fn over_http(args: &Args) -> Result<Outcome> {
             rates: args.rates(),
             duration: args.duration,
             abandon: args.abandon,
+            abandon_for: args.duration,
+            again: 0.0,
             decline: args.decline,
             think: args.think,
             read_connections: args.connections,
