@@ -65,10 +65,11 @@ fn tiles(out: &mut String, report: &Report) {
         (number(int(report.sold)), "units sold"),
         (number(int(report.oversell_count)), "units oversold"),
         (number(int(report.receipts.missing)), "answers missing in the journal"),
-        (number(int(report.receipts.lapsed)), "holds lapsed and sold again"),
+        (number(int(report.receipts.lapsed)), "holds lapsed, units back on sale"),
         (number(report.reads.rps), "reads per second"),
         (number(report.reserve.rps), "reserves per second"),
         (format!("{} ms", number(round(report.reserve.p95_ms))), "reserve, 95th percentile"),
+        (format!("{:.2} ms", report.engine.commit_p50_ms), "durable commit, median"),
     ] {
         let _ = write!(out, "<div class=\"tile\"><b>{value}</b><span>{what}</span></div>");
     }

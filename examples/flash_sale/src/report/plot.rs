@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 78.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
@@ -151,7 +151,7 @@ impl Plot<'_> {
         let middle = (HEIGHT - BOTTOM + TOP) / 2.0;
         let _ = write!(
             out,
-            "<text class=\"unit\" transform=\"translate(14 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            "<text class=\"unit\" transform=\"translate(13 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
             self.unit
         );
     }

@@ -1,5 +1,6 @@
 //! Bodies: answers as one piece or as a stream, and requests read whole within a size and a time.
 
+use super::peer::Streaming;
 use super::problem::Problem;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -25,8 +26,8 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 pub(crate) enum Body {
     /// All of it; `None` once it is sent, or empty.
     Full(Option<Bytes>),
-    /// Pieces as they come, until the sender is dropped.
-    Stream(mpsc::Receiver<Bytes>),
+    /// Pieces as they come, until the sender is dropped; and what keeps the connection busy meanwhile.
+    Stream(mpsc::Receiver<Bytes>, Option<Streaming>),
 }
 
 impl Body {
@@ -45,7 +46,7 @@ impl hyper::body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(pieces) => pieces
+            Self::Stream(pieces, _) => pieces
                 .poll_recv(cx)
                 .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
         }
@@ -60,7 +61,7 @@ impl hyper::body::Body for Body {
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(..) => SizeHint::default(),
         }
     }
 }

@@ -1,24 +1,27 @@
 //! Connections: accepts them up to a limit, serves HTTP/1.1 on each, and cuts off whoever is too slow.
 //!
-//! - A request's head must come within [`HEAD_TIME_MAX`], its body within ten seconds; an idle connection is closed too.
+//! - Heads, unread answers and idle times are bounded by [`peer`](super::peer), bodies by [`body`](super::body).
 //! - What is sent must be acknowledged within [`UNREAD_TIME_MAX`], so a client that doesn't read can't keep memory.
 //! - On shutdown each connection finishes the request it is in.
 
 use super::app::App;
-use super::router;
+use super::body::Body;
+use super::peer::{Listed, Peer, Peers, Streaming};
+use super::router::{self, Answer};
+use hyper::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// How long a connection may take for a request's head, and idle between requests.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long sent bytes may stay unacknowledged.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// What is read ahead of a connection's requests.
@@ -35,10 +38,15 @@ pub(crate) async fn serve(
     drain_time: Duration,
 ) {
     let places = Arc::new(Semaphore::new(connections_max as usize));
-    loop {
+    let peers = Arc::new(Peers::default());
+    let watchman = {
+        let peers = peers.clone();
+        tokio::spawn(async move { peers.watch().await })
+    };
+    for number in 0.. {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stopped(&mut stop) => break,
+            _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -47,53 +55,105 @@ pub(crate) async fn serve(
                     app.metrics.connections_refused.fetch_add(1, Relaxed);
                     continue;
                 };
-                tokio::spawn(connection(stream, app.clone(), place, stop.clone()));
+                let (peer, listed) = peers.add(number);
+                let connection = Connection {
+                    app: app.clone(),
+                    peers: peers.clone(),
+                    peer: peer.clone(),
+                    _listed: listed,
+                    _place: place,
+                };
+                let task = tokio::spawn(connection.run(stream));
+                Peers::served_by(&peer, task.abort_handle());
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
     drop(listener);
+    peers.stop();
     let all = places.acquire_many(connections_max);
     // Those that are still open then are cut off; what the engine has taken it decides all the same.
     let _ = tokio::time::timeout(drain_time, all).await;
+    watchman.abort();
 }
 
-/// Completes when `stop` turns true, or nobody is left to turn it.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-async fn connection(
-    stream: TcpStream,
+struct Connection {
     app: Arc<App>,
+    peers: Arc<Peers>,
+    peer: Arc<Peer>,
+    _listed: Listed,
     _place: OwnedSemaphorePermit,
-    mut stop: watch::Receiver<bool>,
-) {
-    if prepare(&stream).is_err() {
-        return; // it is gone already
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        if prepare(&stream).is_err() {
+            return; // it is gone already
+        }
+        let open = &self.app.metrics.connections;
+        open.fetch_add(1, Relaxed);
+        let _closed = OnDrop(|| {
+            open.fetch_sub(1, Relaxed);
+        });
+        let service = service_fn(|request| {
+            self.peer.begin();
+            Serving {
+                answer: router::respond(&self.app, request),
+                connection: &self,
+            }
+        });
+        let http = http1::Builder::new()
+            .max_buf_size(BUFFER_SIZE)
+            .pipeline_flush(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut http = std::pin::pin!(http);
+        let mut is_stopping = false;
+        std::future::poll_fn(|context| {
+            if !is_stopping && self.peer.is_stopping() {
+                is_stopping = true;
+                http.as_mut().graceful_shutdown();
+            }
+            // An error is the client's: it broke off or sent what is no HTTP.
+            let polled = http.as_mut().poll(context).map(|_| ());
+            self.peer.note_waker(context.waker());
+            polled
+        })
+        .await;
     }
-    app.metrics.connections.fetch_add(1, Relaxed);
-    let service = service_fn(|request| {
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(router::respond(app, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
-        .max_buf_size(BUFFER_SIZE)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    // An error of a connection is the client's: it broke off or was too slow.
-    let stopping = tokio::select! {
-        _ = &mut connection => false,
-        () = stopped(&mut stop) => true,
-    };
-    if stopping {
-        connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+
+    fn answered(&self, mut response: Response<Body>) -> Response<Body> {
+        match response.body_mut() {
+            Body::Full(_) => self.peer.end(&self.peers),
+            Body::Stream(_, streaming) => {
+                *streaming = Some(Streaming::new(self.peer.clone(), self.peers.clone()));
+            }
+        }
+        response
     }
-    app.metrics.connections.fetch_sub(1, Relaxed);
+}
+
+/// An answer under way, which tells its connection's watch when it is ready.
+struct Serving<'a> {
+    answer: Answer,
+    connection: &'a Connection,
+}
+
+impl Future for Serving<'_> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.answer.poll(context);
+        polled.map(|response| Ok(self.connection.answered(response)))
+    }
+}
+
+/// Also when a connection is cut off.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod cart;
 mod checkout;
 mod connection;
 mod metrics;
+mod peer;
 mod problem;
 mod reservations;
 mod reserve;

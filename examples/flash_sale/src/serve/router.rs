@@ -1,4 +1,4 @@
-//! Which address is what. One `match`, no table: there are few, and the hottest comes first.
+//! Which address is what. One `match`, no table: there are few, and the hottest comes before it.
 
 use super::app::App;
 use super::body::{Body, json, of_type};
@@ -12,16 +12,51 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json as object;
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Answers any request, and counts it.
-pub(crate) async fn respond(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+/// An answer: there already, or on its way.
+pub(super) enum Answer {
+    Ready(Option<Response<Body>>),
+    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+}
+
+impl Answer {
+    /// As of a future; not again once it was ready.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response<Body>> {
+        match self {
+            Self::Ready(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Later(future) => future.as_mut().poll(context),
+        }
+    }
+}
+
+/// Answers any request, and counts it. The hottest one needs no future.
+pub(super) fn respond(app: &Arc<App>, request: Request<Incoming>) -> Answer {
     let began = Instant::now();
-    let (route, outcome) = dispatch(&app, request).await;
+    if let Some(sku) = availability_of(&request) {
+        let outcome = decode(sku).and_then(|sku| availability::get(app, &sku));
+        return Answer::Ready(Some(counted(app, Route::Availability, outcome, began)));
+    }
+    let app = app.clone();
+    Answer::Later(Box::pin(async move {
+        let (route, outcome) = dispatch(&app, request).await;
+        counted(&app, route, outcome, began)
+    }))
+}
+
+fn availability_of(request: &Request<Incoming>) -> Option<&str> {
+    let path = request.uri().path().strip_prefix("/api/products/")?;
+    let sku = path.strip_suffix("/availability")?;
+    (request.method() == Method::GET && !sku.contains('/')).then_some(sku)
+}
+
+fn counted(app: &App, route: Route, outcome: Outcome, began: Instant) -> Response<Body> {
     let response = outcome.unwrap_or_else(Problem::into_response);
-    app.metrics
-        .count(route, response.status().as_u16(), began.elapsed());
+    let status = response.status().as_u16();
+    app.metrics.count(route, status, began.elapsed());
     response
 }
 
@@ -36,10 +71,6 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
     }
     let headers = request.headers();
     match (request.method(), path) {
-        (&Method::GET, ["api", "products", sku, "availability", "", ""]) => (
-            Route::Availability,
-            decode(sku).and_then(|sku| availability::get(app, &sku)),
-        ),
         (&Method::POST, ["api", "reserve", "", "", "", ""]) => {
             (Route::Reserve, reserve::post(app, request).await)
         }

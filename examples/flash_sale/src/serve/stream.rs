@@ -60,7 +60,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });
-    let mut response = Response::new(Body::Stream(body));
+    let mut response = Response::new(Body::Stream(body, None));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
