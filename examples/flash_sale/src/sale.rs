@@ -6,9 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stockade::store::{JournalOptions, JournalStore};
-use stockade::types::{
-    DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, UserId,
-};
+use stockade::types::{DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, UserId};
 
 /// A journal directory: kept, or gone with the program.
 pub(crate) enum Folder {

@@ -66,13 +66,25 @@ fn dirty_orders() -> Vec<u8> {
         text.push(b'\n');
     }
     for line in 0..2_000 {
-        writeln!(text, "24,wide-{line},a wide cart,1,2010-12-01 08:42:00,1,10,UK").expect("memory");
+        writeln!(
+            text,
+            "24,wide-{line},a wide cart,1,2010-12-01 08:42:00,1,10,UK"
+        )
+        .expect("memory");
     }
     for line in 0..5_000 {
-        writeln!(text, "25,wide-{line},wider than one command,20,2010-12-01 08:43:00,1,10,UK").expect("memory");
+        writeln!(
+            text,
+            "25,wide-{line},wider than one command,20,2010-12-01 08:43:00,1,10,UK"
+        )
+        .expect("memory");
     }
     for line in 2_000..7_000 {
-        writeln!(text, "26,wide-{line},and all of it there,1,2010-12-01 08:44:00,1,10,UK").expect("memory");
+        writeln!(
+            text,
+            "26,wide-{line},and all of it there,1,2010-12-01 08:44:00,1,10,UK"
+        )
+        .expect("memory");
     }
     text.extend_from_slice(b"27,A,the last line has no end,1,,,,");
     text
@@ -83,7 +95,9 @@ fn oracle() -> PathBuf {
 }
 
 fn succeed(command: &mut Command) -> Output {
-    let output = command.output().expect("the program starts: Python 3 must be installed");
+    let output = command
+        .output()
+        .expect("the program starts: Python 3 must be installed");
     assert!(
         output.status.success(),
         "{command:?}: {}",
@@ -150,12 +164,23 @@ fn rehearse_agrees_with_the_oracle_on_every_dirty_case() {
     ] {
         let (ours, theirs) = compare(&orders, flags);
         for count in [
-            "rows", "carts", "reserved", "refused", "cancellations", "returns", "returns_refused",
+            "rows",
+            "carts",
+            "reserved",
+            "refused",
+            "cancellations",
+            "returns",
+            "returns_refused",
         ] {
             assert_eq!(ours[count], theirs[count], "{count}, {flags:?}");
         }
         for cause in [
-            "empty_order", "empty_sku", "empty_quantity", "dirty_quantity", "not_positive", "wrong_utf8",
+            "empty_order",
+            "empty_sku",
+            "empty_quantity",
+            "dirty_quantity",
+            "not_positive",
+            "wrong_utf8",
         ] {
             let count = ours["findings"][cause]["count"].as_u64().unwrap_or(0);
             assert_eq!(Some(count), theirs[cause].as_u64(), "{cause}, {flags:?}");
@@ -203,10 +228,19 @@ fn a_rehearsal_without_stock_or_columns_says_what_to_give() {
     };
     assert!(run(&[]).contains("--stock"));
     let error = run(&["--stock", "1"]);
-    assert!(error.contains("Bill, Code, Amount") && error.contains("--columns"), "{error}");
+    assert!(
+        error.contains("Bill, Code, Amount") && error.contains("--columns"),
+        "{error}"
+    );
     succeed(
         Command::new(env!("CARGO_BIN_EXE_flash-sale"))
-            .args(["rehearse", "--stock", "1", "--columns", "order=Bill,sku=Code,quantity=Amount"])
+            .args([
+                "rehearse",
+                "--stock",
+                "1",
+                "--columns",
+                "order=Bill,sku=Code,quantity=Amount",
+            ])
             .arg(&orders),
     );
 }

@@ -49,7 +49,10 @@ impl Live {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{counts}\n  {}\n  {rates}", stock_bar(stock)));
             bar.tick();
-        } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+        } else if self
+            .last_line
+            .is_none_or(|last| last.elapsed() >= LINE_EVERY)
+        {
             eprintln!("{counts}  {rates}");
             self.last_line = Some(Instant::now());
         }
@@ -87,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_bar_is_always_as_wide() {
-        for (available, reserved, sold) in [(10, 0, 0), (3, 3, 4), (0, 0, 10), (0, 0, 0), (1, 9, 0)] {
+        for (available, reserved, sold) in [(10, 0, 0), (3, 3, 4), (0, 0, 10), (0, 0, 0), (1, 9, 0)]
+        {
             let stock = Availability {
                 sku: SkuId(0),
                 available,

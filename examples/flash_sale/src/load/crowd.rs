@@ -149,12 +149,7 @@ impl Crowd {
         // A panic has been printed; what the others met still counts.
         let _ = self.pacer.join();
         let _ = self.clients.join();
-        std::mem::take(
-            &mut self
-                .receipts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        std::mem::take(&mut self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -155,11 +155,7 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
 
 fn find_head_end(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
-    while let Some(at) = bytes
-        .get(from..)?
-        .iter()
-        .position(|&byte| byte == b'\r')
-    {
+    while let Some(at) = bytes.get(from..)?.iter().position(|&byte| byte == b'\r') {
         if bytes.get(from + at..)?.starts_with(b"\r\n\r\n") {
             return Some(from + at + 4);
         }

@@ -97,8 +97,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn over_http(args: &Args) -> Result<Outcome> {
     let address = resolve(&args.target)?;
-    std::net::TcpStream::connect(address)
-        .with_context(|| format!("no server at {}: start one with `flash-sale serve`", args.target))?;
+    std::net::TcpStream::connect(address).with_context(|| {
+        format!(
+            "no server at {}: start one with `flash-sale serve`",
+            args.target
+        )
+    })?;
     let secret = jwt_secret(args.insecure_dev)?;
     let crowd = Crowd::start(
         Behaviour {

@@ -200,9 +200,7 @@ mod tests {
             time,
         };
         assert_eq!(carts.push(row("1", at), &mut tally), None);
-        let first = carts
-            .push(row("2", None), &mut tally)
-            .expect("1 has ended");
+        let first = carts.push(row("2", None), &mut tally).expect("1 has ended");
         let second = carts.finish().expect("2");
         assert_eq!((first.time, second.time), (at, at));
     }

@@ -94,7 +94,10 @@ pub(crate) struct Args {
 
 /// Replays the file and prints the summary.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.speed.is_some_and(|speed| speed.is_nan() || speed <= 0.0) {
+    if args
+        .speed
+        .is_some_and(|speed| speed.is_nan() || speed <= 0.0)
+    {
         bail!("--speed must be above 0: 1 is as fast as it happened, 60 a minute in a second");
     }
     let stock = OpeningStock::new(args.stock, args.stock_file.as_deref())?;
@@ -138,7 +141,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("the audit of the journal found what must not be: see above");
     }
     if let Some(kept) = &args.data {
-        eprintln!("The journal is in {0}: flash-sale audit {0}", kept.display());
+        eprintln!(
+            "The journal is in {0}: flash-sale audit {0}",
+            kept.display()
+        );
     }
     Ok(())
 }

@@ -30,12 +30,7 @@ impl Decisions {
     }
 
     /// `names` are the SKUs by index.
-    pub(crate) fn write(
-        &mut self,
-        order: &str,
-        verdict: &Verdict,
-        names: &[String],
-    ) -> Result<()> {
+    pub(crate) fn write(&mut self, order: &str, verdict: &Verdict, names: &[String]) -> Result<()> {
         let Some(out) = &mut self.0 else {
             return Ok(());
         };

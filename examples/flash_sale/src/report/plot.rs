@@ -58,7 +58,11 @@ impl Plot<'_> {
         let mut below = vec![0.0; self.times.len()];
         for series in &self.series {
             let above: Vec<f64> = if self.is_stacked {
-                below.iter().zip(&series.values).map(|(a, b)| a + b).collect()
+                below
+                    .iter()
+                    .zip(&series.values)
+                    .map(|(a, b)| a + b)
+                    .collect()
             } else {
                 series.values.clone()
             };
@@ -197,7 +201,10 @@ mod tests {
     #[test]
     fn steps_are_nice_and_numbers_readable() {
         let steps = [10_000.0, 37.0, 0.9, 6.1].map(nice_step);
-        assert_eq!(steps.map(|step| (step * 100.0).round()), [200_000.0, 1_000.0, 20.0, 200.0]);
+        assert_eq!(
+            steps.map(|step| (step * 100.0).round()),
+            [200_000.0, 1_000.0, 20.0, 200.0]
+        );
         assert_eq!(number(1_234_567.0), "1\u{2009}234\u{2009}567");
         assert_eq!(number(0.25), "0.25");
         assert_eq!(number(0.0), "0");

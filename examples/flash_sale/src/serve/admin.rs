@@ -115,8 +115,7 @@ impl Operation<'_> {
             .ok_or_else(|| {
                 Problem::bad_request("quantity_invalid", "give units: 1 to 2147483647")
             })?;
-        let command =
-            Return::of_skus(self.actor, self.key, lines.clone()).reason(self.reason());
+        let command = Return::of_skus(self.actor, self.key, lines.clone()).reason(self.reason());
         let units = self.app.ask(command, lines.as_slice()).await?;
         Ok(json(
             StatusCode::OK,
@@ -131,8 +130,8 @@ impl Operation<'_> {
             _ => None,
         };
         let named = lines.clone();
-        let command = Return::of_reservation(self.actor, self.key, reservation, lines)
-            .reason(self.reason());
+        let command =
+            Return::of_reservation(self.actor, self.key, reservation, lines).reason(self.reason());
         let named = named.as_ref().map_or(&[][..], Lines::as_slice);
         let units = self.app.ask(command, named).await?;
         Ok(json(

@@ -149,9 +149,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         })
-        .ok_or_else(|| {
-            Problem::unauthorized("token_missing", "send `Authorization: Bearer TOKEN`")
-        })
+        .ok_or_else(|| Problem::unauthorized("token_missing", "send `Authorization: Bearer TOKEN`"))
 }
 
 /// The key under which the request may be sent again.

@@ -104,10 +104,7 @@ async fn read(body: Incoming) -> Result<Bytes, Problem> {
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            format!(
-                "the body did not come within {} s",
-                BODY_TIME_MAX.as_secs()
-            ),
+            format!("the body did not come within {} s", BODY_TIME_MAX.as_secs()),
         )),
     }
 }

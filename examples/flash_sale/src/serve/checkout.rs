@@ -41,10 +41,7 @@ struct Payment {
 const TOKEN_LEN_MAX: usize = 512;
 
 /// Answers.
-pub(crate) async fn post(
-    app: &App,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Problem> {
+pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
     let (head, body) = request.into_parts();
     let user = app.user(&head.headers)?;
     let body: CheckoutBody = read_json(body).await?;

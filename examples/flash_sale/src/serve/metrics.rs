@@ -89,12 +89,22 @@ fn kind(out: &mut String, name: &str, kind: &str, help: &str) {
 
 fn render_stock(app: &App, out: &mut String) {
     let health = app.handle.health();
-    kind(out, "flash_sale_up", "gauge", "1 while decisions are made, 0 when halted");
+    kind(
+        out,
+        "flash_sale_up",
+        "gauge",
+        "1 while decisions are made, 0 when halted",
+    );
     let up = u8::from(!matches!(health.state, State::Halted(_)));
     line(out, "flash_sale_up", "", up);
     kind(out, "queue_depth", "gauge", "Commands in line");
     line(out, "queue_depth", "", app.handle.queue_depth());
-    kind(out, "oversell_count", "gauge", "Units reserved or sold beyond the total; always 0");
+    kind(
+        out,
+        "oversell_count",
+        "gauge",
+        "Units reserved or sold beyond the total; always 0",
+    );
     let mut stocks = Vec::new();
     let mut oversold = 0;
     for (id, name) in app.catalogue.iter() {
@@ -121,11 +131,26 @@ fn render_stock(app: &App, out: &mut String) {
 
 fn render_http(metrics: &Metrics, out: &mut String) {
     kind(out, "http_connections", "gauge", "Open connections");
-    line(out, "http_connections", "", metrics.connections.load(Relaxed));
-    kind(out, "http_connections_refused_total", "counter", "Connections beyond the limit");
+    line(
+        out,
+        "http_connections",
+        "",
+        metrics.connections.load(Relaxed),
+    );
+    kind(
+        out,
+        "http_connections_refused_total",
+        "counter",
+        "Connections beyond the limit",
+    );
     let refused = metrics.connections_refused.load(Relaxed);
     line(out, "http_connections_refused_total", "", refused);
-    kind(out, "http_requests_total", "counter", "Answers by route and status");
+    kind(
+        out,
+        "http_requests_total",
+        "counter",
+        "Answers by route and status",
+    );
     for (route, name) in ROUTES {
         let counters = &metrics.routes[route as usize];
         for (status, count) in STATUSES.iter().zip(&counters.by_status) {
@@ -136,13 +161,20 @@ fn render_http(metrics: &Metrics, out: &mut String) {
             }
         }
     }
-    kind(out, "http_request_seconds", "histogram", "From the request's head to the answer");
+    kind(
+        out,
+        "http_request_seconds",
+        "histogram",
+        "From the request's head to the answer",
+    );
     for (route, name) in ROUTES {
         let counters = &metrics.routes[route as usize];
         let mut so_far = 0;
         for (at, count) in counters.by_latency.iter().enumerate() {
             so_far += count.load(Relaxed);
-            let edge = EDGES_US.get(at).map_or("+Inf".to_owned(), |&us| seconds(us));
+            let edge = EDGES_US
+                .get(at)
+                .map_or("+Inf".to_owned(), |&us| seconds(us));
             let labels = format!("{{route=\"{name}\",le=\"{edge}\"}}");
             line(out, "http_request_seconds_bucket", &labels, so_far);
         }

@@ -107,7 +107,9 @@ impl Problem {
                 not_before,
                 ..
             } => {
-                problem = problem.with("available", available).with("lapsing", lapsing);
+                problem = problem
+                    .with("available", available)
+                    .with("lapsing", lapsing);
                 if let Some(at) = not_before {
                     problem = problem.with("not_before", at.to_string());
                 }
@@ -276,7 +278,10 @@ mod tests {
             status: HoldStatus::Expired,
         };
         let problem = Problem::refused(&refusal, |_| None);
-        assert_eq!((problem.status, problem.code), (StatusCode::GONE, "expired"));
+        assert_eq!(
+            (problem.status, problem.code),
+            (StatusCode::GONE, "expired")
+        );
         let busy = Busy {
             command: (),
             queue_depth: 9,

@@ -8,7 +8,9 @@ use super::reserve::seconds_until;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json as object;
-use stockade::types::{Query, QueryAnswer, Refusal, Release, ReservationId, ReservationView, UserId};
+use stockade::types::{
+    Query, QueryAnswer, Refusal, Release, ReservationId, ReservationView, UserId,
+};
 
 #[derive(Serialize)]
 struct View<'a> {

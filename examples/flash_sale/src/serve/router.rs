@@ -77,9 +77,10 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
         (&Method::POST, ["api", "checkout", "", "", "", ""]) => {
             (Route::Checkout, checkout::post(app, request).await)
         }
-        (&Method::GET, ["api", "reservations", id, "", "", ""]) => {
-            (Route::Reservation, reservations::get(app, headers, id).await)
-        }
+        (&Method::GET, ["api", "reservations", id, "", "", ""]) => (
+            Route::Reservation,
+            reservations::get(app, headers, id).await,
+        ),
         (&Method::DELETE, ["api", "reservations", id, "", "", ""]) => (
             Route::Reservation,
             reservations::delete(app, headers, id).await,

@@ -46,7 +46,8 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
                 (last_piece.elapsed() >= KEEP_ALIVE).then(|| Bytes::from_static(b":\n\n"))
             } else {
                 sent_sequence = Some(stock.sequence);
-                let mut event = format!("id: {}\nevent: stock\ndata: ", stock.sequence).into_bytes();
+                let mut event =
+                    format!("id: {}\nevent: stock\ndata: ", stock.sequence).into_bytes();
                 event.extend_from_slice(&render(name, &stock));
                 event.extend_from_slice(b"\n\n");
                 Some(Bytes::from(event))
