@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn durations_take_a_unit_or_count_seconds() {
-        assert_eq!(duration("120s"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("120s"), Ok(Duration::from_mins(2)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("7"), Ok(Duration::from_secs(7)));

@@ -7,7 +7,7 @@ use crate::cli::duration;
 use anyhow::{Context, Result, anyhow, bail};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stockade::types::UserId;
@@ -81,10 +81,11 @@ impl Secrets {
         getrandom::fill(&mut bytes)
             .map_err(|error| anyhow!("the system gives no random bytes: {error}"))?;
         let hex = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
+            bytes.iter().fold(String::new(), |mut text, byte| {
+                // Writing to a String can't fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
         };
         Ok(Self {
             jwt: hex(&bytes[..32]),
@@ -206,7 +207,7 @@ impl Verifier {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
     fn a_token_names_its_user() {

@@ -149,10 +149,10 @@ fn every_answered_reservation_survives_kill_9_under_load() {
     for told in &all {
         let found = server.reservation("GET", &told.token, &told.id);
         assert_eq!(found.status, 200, "{} is lost: {found:?}", told.id);
-        let (status, states) = (found.text("status"), explained(told));
+        let (status, expected) = (found.text("status"), explained(told));
         assert!(
-            states.contains(&status.as_str()),
-            "{} is {status}, explained would be {states:?}",
+            expected.contains(&status.as_str()),
+            "{} is {status}, explained would be {expected:?}",
             told.id
         );
     }

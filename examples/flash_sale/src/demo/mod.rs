@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.hold.as_secs_f64(),
         server.address()
     );
-    let crowd = Crowd::start(behaviour(args, &sku, server.address()), &secrets.jwt)?;
+    let crowd = Crowd::start(&behaviour(args, &sku, server.address()), &secrets.jwt)?;
     let recorder = crowd.recorder.clone();
     let ran = watch(args, &handle, id, crowd)?;
     let outcome = recorder.outcome(Duration::from_secs_f64(ran.seconds));

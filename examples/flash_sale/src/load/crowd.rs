@@ -61,7 +61,7 @@ pub(crate) struct Crowd {
 
 /// After the last arrival, how long buyers may finish.
 const LINGER: Duration = Duration::from_secs(20);
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_hours(1);
 
 struct Client {
     behaviour: Behaviour,
@@ -74,7 +74,7 @@ struct Client {
 
 impl Crowd {
     /// Sends it; tokens are signed with `secret`.
-    pub(crate) fn start(behaviour: Behaviour, secret: &str) -> Result<Self> {
+    pub(crate) fn start(behaviour: &Behaviour, secret: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -95,10 +95,10 @@ impl Crowd {
             .name("crowd".into())
             .spawn(move || {
                 let mut tasks = Vec::new();
-                for _ in 0..behaviour.read_connections {
+                for _ in 0..client.behaviour.read_connections {
                     tasks.push(runtime.spawn(client.clone().reader()));
                 }
-                for _ in 0..behaviour.write_connections {
+                for _ in 0..client.behaviour.write_connections {
                     tasks.push(runtime.spawn(client.clone().writer()));
                 }
                 runtime.block_on(async {
@@ -110,9 +110,10 @@ impl Crowd {
             })?;
         let pacer = {
             let agenda = agenda.clone();
+            let (rates, duration) = (behaviour.rates, behaviour.duration);
             std::thread::Builder::new()
                 .name("pacer".into())
-                .spawn(move || agenda.run(started, behaviour.rates, behaviour.duration, LINGER))?
+                .spawn(move || agenda.run(started, rates, duration, LINGER))?
         };
         Ok(Self {
             recorder,

@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         units: args.units,
     };
     let terms = Terms {
-        hold: Duration::from_secs(120),
+        hold: Duration::from_mins(2),
         per_user: 1,
         closed: false,
     };

@@ -105,7 +105,7 @@ fn over_http(args: &Args) -> Result<Outcome> {
     })?;
     let secret = jwt_secret(args.insecure_dev)?;
     let crowd = Crowd::start(
-        Behaviour {
+        &Behaviour {
             address,
             sku: args.sku.clone(),
             run: run_name(),

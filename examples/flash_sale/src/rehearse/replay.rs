@@ -151,12 +151,11 @@ impl Replay {
     fn define(&mut self, names: &[String], line: u64, tally: &mut Tally) -> Result<()> {
         let mut defining = Vec::new();
         for (index, name) in names.iter().enumerate().skip(self.skus.len()) {
-            let sku_name = match SkuName::new(name) {
-                Ok(sku_name) => sku_name,
-                Err(_) => {
-                    tally.note(Cause::SkuHashed, line, name);
-                    SkuName::new(&format!("#{}", UserId::from_text(name)))?
-                }
+            let sku_name = if let Ok(sku_name) = SkuName::new(name) {
+                sku_name
+            } else {
+                tally.note(Cause::SkuHashed, line, name);
+                SkuName::new(&format!("#{}", UserId::from_text(name)))?
             };
             let command = DefineSku::new(self.actor, sku_name, self.stock.of(name));
             let sku = SkuId(u32::try_from(index)?); // dense, from 0, in a fresh log

@@ -34,7 +34,7 @@ struct CheckoutBody {
 struct Payment {
     user: UserId,
     reservation: ReservationId,
-    payment_ref: PaymentRef,
+    reference: PaymentRef,
     key: IdempotencyKey,
 }
 
@@ -62,12 +62,12 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
     let payment = Payment {
         user,
         reservation,
-        payment_ref,
+        reference: payment_ref,
         key,
     };
     let begin = BeginPayment::new(user, reservation, payment_ref).key(key);
     let attempt = match app.ask(begin, &[]).await {
-        Ok(begun) => begun.attempt,
+        Ok(payment) => payment.attempt,
         Err(problem) if problem.code == "confirmed" => {
             return payment.repeat(app).await?.ok_or(problem);
         }
@@ -103,7 +103,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
 impl Payment {
     async fn confirm(&self, app: &App, attempt: u32) -> Result<Response<Body>, Problem> {
         let command =
-            Confirm::paid(self.user, self.reservation, attempt, self.payment_ref).key(self.key);
+            Confirm::paid(self.user, self.reservation, attempt, self.reference).key(self.key);
         let confirmation = app.ask(command, &[]).await?;
         self.answer(app, confirmation).await
     }
@@ -116,7 +116,7 @@ impl Payment {
                     "order_id": reservation.to_string().replacen("res-", "ord-", 1),
                     "reservation_id": reservation.to_string(),
                     "status": "CONFIRMED",
-                    "payment_ref": self.payment_ref.to_string(),
+                    "payment_ref": self.reference.to_string(),
                 }),
             )),
             Confirmation::RefundDue { payment_ref } => {

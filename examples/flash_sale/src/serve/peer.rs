@@ -3,7 +3,7 @@
 //! A timer per request would cost as much as a read. So a connection only notes the second in which its last answer was
 //! ready, and one watchman looks at all of them once a second.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -66,7 +66,7 @@ impl Peer {
 /// All connections.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    open: Mutex<HashMap<u64, Arc<Peer>>>,
+    open: Mutex<BTreeMap<u64, Arc<Peer>>>,
     /// Seconds since the start.
     second: AtomicU32,
 }
@@ -127,7 +127,7 @@ impl Peers {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Peer>>> {
         // The list is whole at every step, whatever panicked elsewhere.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

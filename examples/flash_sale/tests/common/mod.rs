@@ -196,12 +196,16 @@ pub fn ask(
 ) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    let mut request = Vec::new();
+    write!(
+        request,
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
+    )?;
     for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
+        write!(request, "{name}: {value}\r\n")?;
     }
-    request += &format!("content-length: {}\r\n\r\n", body.len());
-    stream.write_all(request.as_bytes())?;
+    write!(request, "content-length: {}\r\n\r\n", body.len())?;
+    stream.write_all(&request)?;
     stream.write_all(body)?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
