@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 use stockade::types::{HoldStatus, SkuId, SkuName};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
-const CONNECTIONS: usize = 64;
+const READ_CONNECTIONS: usize = 32;
+/// A checkout keeps its connection for the payment's 20 ms.
+const WRITE_CONNECTIONS: usize = 128;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// After the last unit is sold the crowd stays a little, so that the plots show it.
 const AFTERGLOW: Duration = Duration::from_secs(2);
@@ -181,8 +183,8 @@ fn behaviour(args: &Args, sku: &SkuArg, address: SocketAddr) -> Behaviour {
         again: 0.03,
         decline: 0.05,
         think: Duration::from_millis(700).min(args.hold / 4),
-        read_connections: CONNECTIONS,
-        write_connections: CONNECTIONS,
+        read_connections: READ_CONNECTIONS,
+        write_connections: WRITE_CONNECTIONS,
         pipeline: 1,
     }
 }

@@ -47,9 +47,12 @@ pub(crate) struct Args {
     /// From a reservation to its checkout
     #[arg(long, default_value = "500ms", value_parser = duration)]
     think: Duration,
-    /// Connections for reads, and as many for writes
+    /// Connections for reads
     #[arg(long, default_value_t = 128)]
     connections: usize,
+    /// Connections for writes: a checkout keeps one as long as the payment takes
+    #[arg(long, default_value_t = 512)]
+    write_connections: usize,
     /// Reads in flight per connection
     #[arg(long, default_value_t = 1)]
     pipeline: usize,
@@ -112,12 +115,12 @@ fn over_http(args: &Args) -> Result<Outcome> {
             rates: args.rates(),
             duration: args.duration,
             abandon: args.abandon,
-            abandon_for: args.duration,
+            abandon_for: Duration::MAX,
             again: 0.0,
             decline: args.decline,
             think: args.think,
             read_connections: args.connections,
-            write_connections: args.connections,
+            write_connections: args.write_connections,
             pipeline: args.pipeline,
         },
         &secret,
