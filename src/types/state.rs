@@ -338,6 +338,12 @@ impl StateRecord {
                 let decided_at = r.at();
                 let packed: PackedRefusal = r.bytes();
                 let record = RefusalRecord::decode(&packed, decided_at)?;
+                // Its place in a batch has been acted upon.
+                if RefusalRecord::events_before(&packed) != 0 {
+                    return Err(DecodeError::Field {
+                        what: "a refused key's record",
+                    });
+                }
                 Self::RefusedKey {
                     decided_at,
                     record,
