@@ -51,6 +51,11 @@ impl Replica for Count {
     fn export(&self, _: &mut dyn FnMut(&StateRecord)) {}
 }
 
+/// A count in millions.
+fn millions(count: u64) -> f64 {
+    f64::from(u32::try_from(count).expect("fewer than 2^32 records")) / 1e6
+}
+
 struct Rows {
     dir: PathBuf,
     quick: bool,
@@ -140,15 +145,15 @@ impl Rows {
         let seconds = times.iter().sum::<Duration>().as_secs_f64();
         store.close().expect("the journal closes");
         times.sort_unstable();
-        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_micros();
+        let name = format!("{}/{events}", if durable { "commit" } else { "base" });
         println!(
-            "journal/{:<14} {:>7.3} M records/s ({:>6.3} with making them)   p50 {:>6.0} us   p99 {:>6.0} us   worst {:>7.0} us",
-            format!("{}/{events}", if durable { "commit" } else { "base" }),
-            (sequence - 1) as f64 / seconds / 1e6,
-            (sequence - 1) as f64 / elapsed.as_secs_f64() / 1e6,
-            at(0.5),
-            at(0.99),
-            at(1.0),
+            "journal/{name:<14} {:>7.3} M records/s ({:>6.3} with making them)   p50 {:>5} us   p99 {:>5} us   worst {:>6} us",
+            millions(sequence - 1) / seconds,
+            millions(sequence - 1) / elapsed.as_secs_f64(),
+            at(50),
+            at(99),
+            at(100),
         );
         let _ = std::fs::remove_dir_all(&options.dir);
     }
@@ -171,11 +176,10 @@ impl Rows {
             let seconds = start.elapsed().as_secs_f64();
             assert_eq!(recovered.last_hash, hash, "the log is whole");
             assert_eq!(count.events, sequence - 1, "every event was applied");
+            let events = millions(sequence - 1);
             println!(
-                "journal/recover/{batch_events:<5} {:>6.2} s for {:.1} M events ({:.2} M events/s)",
-                seconds,
-                (sequence - 1) as f64 / 1e6,
-                (sequence - 1) as f64 / 1e6 / seconds
+                "journal/recover/{batch_events:<5} {seconds:>6.2} s for {events:.1} M events ({:.2} M events/s)",
+                events / seconds
             );
             store.close().expect("the journal closes");
         }

@@ -8,10 +8,11 @@ use super::keys::{AcceptedKey, KeyScope, RefusedKey};
 use super::outcomes::Outcome;
 use super::stock::Stock;
 use super::{Allocator, Violation};
+use crate::types::record::PackedRefusal;
 use crate::types::{
     Batch, CommandKind, Confirmation, Decision, Disposition, Event, EventKind, HeldLine,
     HoldStatus, Kept, Line, Origin, PaymentAttempt, RefusalRecord, Reservation, ReservationId,
-    SEQUENCE_MAX, SkuId, Timestamp,
+    SEQUENCE_MAX, SkuId, TOTAL_MAX, Timestamp, UserId,
 };
 
 impl Allocator {
@@ -40,13 +41,18 @@ impl Allocator {
     /// If it can't be decoded or doesn't follow from the state.
     pub fn apply_batch(&mut self, batch: &Batch) -> Result<(), Violation> {
         self.begin(&batch.header)?;
-        for event in batch.events() {
+        let mut refusals = batch.packed_refusals().iter().peekable();
+        for (event, applied) in batch.events().zip(0_u32..) {
+            while let Some(packed) =
+                refusals.next_if(|packed| RefusalRecord::events_before(packed) <= applied)
+            {
+                self.apply_packed(packed)?;
+            }
             let event = event.map_err(|error| self.violation(error.to_string()))?;
             self.apply(&event)?;
         }
-        for record in batch.refusals() {
-            let record = record.map_err(|error| self.violation(error.to_string()))?;
-            self.apply_refusal(&record);
+        for packed in refusals {
+            self.apply_packed(packed)?;
         }
         if self.cart.is_empty() && self.name.is_none() {
             Ok(())
@@ -55,13 +61,20 @@ impl Allocator {
         }
     }
 
+    fn apply_packed(&mut self, packed: &PackedRefusal) -> Result<(), Violation> {
+        let record = RefusalRecord::decode(packed, self.now);
+        let record = record.map_err(|error| self.violation(error.to_string()))?;
+        self.apply_refusal(&record);
+        Ok(())
+    }
+
     /// Remembers a refusal for its key. It changes no stock.
     pub fn apply_refusal(&mut self, record: &RefusalRecord) {
         if record.origin.key.is_none() || !record.refusal.takes_key() {
             return;
         }
         self.refusals += 1;
-        let packed = record.encode(self.now);
+        let packed = record.encode(self.now, 0);
         let sku = refused_sku(record);
         let scope = sku.and_then(|sku| self.scope_of(sku)).unwrap_or_default();
         let entry = RefusedKey {
@@ -86,6 +99,10 @@ impl Allocator {
                 total,
                 rules,
             } => {
+                rules.check().map_err(|error| error.to_string())?;
+                if *total > TOTAL_MAX {
+                    return Err(format!("SKU {sku} is defined with {total} units"));
+                }
                 let name = self.name.take().filter(|(named, _)| named == sku);
                 let (_, name) = name.ok_or("a SKU is defined without its name")?;
                 if sku.0 as usize != self.stocks.len() || self.names.contains_key(&name) {
@@ -93,6 +110,7 @@ impl Allocator {
                 }
                 self.names.insert(name.clone(), *sku);
                 self.stocks.push(Stock::new(name, *total, *rules));
+                self.deadlines.add(rules.hold_ms);
                 self.stock_mut(*sku)?;
                 self.answer(
                     CommandKind::DefineSku,
@@ -139,6 +157,10 @@ impl Allocator {
                 }
                 stock.gates = gates;
                 stock.sale = number;
+                if gates.has_ended() {
+                    let counters = std::mem::take(&mut stock.counters);
+                    self.holds.stop_counting(counters);
+                }
                 self.answer(
                     CommandKind::SetGate,
                     origin,
@@ -344,7 +366,13 @@ impl Allocator {
                 Ok(())
             }
             EventKind::PolicySet { policy } => {
+                policy.check().map_err(|error| error.to_string())?;
+                // What is forgotten stays so, also if the retention grows again.
+                self.free(usize::MAX);
                 self.policy = *policy;
+                self.free(usize::MAX);
+                self.keys
+                    .keep_last(policy.refused_keys_max.into(), self.refusals);
                 Ok(())
             }
         }
@@ -406,12 +434,12 @@ impl Allocator {
             let stock = self.stock_mut(sku)?;
             stock.reserve(quantity)?;
             if stock.rules.per_user.is_some() {
-                self.holds.count(origin.user, sku, held.sale, quantity);
+                self.count(origin.user, sku, held.sale, quantity);
             }
         }
         let scope = self.scope_of(first.line.sku);
         let time = self.without_credit(expires_at)?;
-        self.holds.insert(NewHold {
+        let place = self.holds.insert(NewHold {
             id,
             user: origin.user,
             first,
@@ -421,12 +449,17 @@ impl Allocator {
             status: HoldStatus::Held,
             is_moved: false,
         });
-        self.deadlines.push(hold_ms, id);
+        self.schedule(place);
         self.cart = more;
         self.cart.clear();
         let decision = Decision::Reserved(Reservation { id, expires_at });
         self.answer(CommandKind::Reserve, origin, decision, scope);
         Ok(())
+    }
+
+    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) {
+        let begins = self.holds.count(user, sku, sale, units);
+        self.stocks[sku.0 as usize].counters += u32::from(begins);
     }
 
     fn without_credit(&self, at: Timestamp) -> Result<Timestamp, String> {
@@ -444,9 +477,17 @@ impl Allocator {
         }
         hold.time = time;
         hold.is_moved = true;
-        let id = hold.id;
-        self.deadlines.push_moved(time, id, &self.holds);
+        self.schedule(place);
         Ok(())
+    }
+
+    /// Enters a live hold under its deadline.
+    pub(super) fn schedule(&mut self, place: u32) {
+        let hold = *self.holds.get(place);
+        if hold.is_moved || !self.deadlines.push(hold.hold_ms, hold.time, hold.id) {
+            self.holds.get_mut(place).in_heap = true;
+            self.deadlines.push_moved(hold.time, hold.id, &self.holds);
+        }
     }
 
     /// Ends a live reservation and moves its units.
@@ -474,22 +515,21 @@ impl Allocator {
 
     fn give_allowance_back(
         &mut self,
-        user: crate::types::UserId,
+        user: UserId,
         held: &HeldLine,
         units: u32,
     ) -> Result<(), String> {
         let sku = held.line.sku;
-        let stock = &self.stocks[sku.0 as usize];
+        let stock = &mut self.stocks[sku.0 as usize];
         if stock.rules.per_user.is_none() || !stock.counts(held.sale) {
             return Ok(());
         }
-        if self.holds.discount(user, sku, held.sale, units) {
-            Ok(())
-        } else {
-            Err(format!(
-                "L2: a user's counter of SKU {sku} is below what he gives back"
-            ))
-        }
+        let was_last = self.holds.discount(user, sku, held.sale, units);
+        let was_last = was_last.ok_or_else(|| {
+            format!("L2: a user's counter of SKU {sku} is below what he gives back")
+        })?;
+        stock.counters -= u32::from(was_last);
+        Ok(())
     }
 
     fn returned(&mut self, reservation: Option<ReservationId>, line: Line) -> Result<(), String> {
@@ -505,7 +545,7 @@ impl Allocator {
             .position(|held| held.line.sku == line.sku);
         let held = index.and_then(|index| self.holds.line_mut(place, index));
         let held = held.ok_or_else(|| format!("{id} has no line of SKU {}", line.sku))?;
-        held.returned += line.quantity;
+        held.returned = held.returned.saturating_add(line.quantity);
         let held = *held;
         if held.returned > held.line.quantity {
             return Err(format!("L2: more of {id} returned than it sold"));

@@ -20,13 +20,28 @@ pub(super) struct Arena<T> {
     free: Vec<u32>,
 }
 
-impl<T> Arena<T> {
-    pub(super) fn with_capacity(entries: usize) -> Self {
-        let chunks = (0..entries.div_ceil(CHUNK))
-            .map(|_| Vec::with_capacity(CHUNK))
-            .collect();
+/// A chunk whose memory is there already: written once, so that no page of it faults later.
+fn warm_chunk<T: Clone>(filler: &T) -> Vec<T> {
+    let mut chunk = vec![filler.clone(); CHUNK];
+    chunk.clear();
+    chunk
+}
+
+impl<T: Clone> Arena<T> {
+    /// With memory for so many entries, written with the filler.
+    pub(super) fn with_capacity(entries: usize, filler: &T) -> Self {
+        let chunks = (0..entries.div_ceil(CHUNK)).map(|_| warm_chunk(filler));
         Self {
-            chunks,
+            chunks: chunks.collect(),
+            ..Self::new()
+        }
+    }
+}
+
+impl<T> Arena<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
             len: 0,
             free: Vec::new(),
         }
@@ -85,7 +100,21 @@ pub(super) struct Queue<T> {
     /// Entries of the first chunk that were taken out.
     taken: usize,
     len: usize,
-    spare: Option<Vec<T>>,
+    spare: Vec<Vec<T>>,
+    spare_max: usize,
+}
+
+impl<T: Clone> Queue<T> {
+    /// With memory for so many entries, written with the filler.
+    pub(super) fn with_capacity(entries: usize, filler: &T) -> Self {
+        let spare_max = entries.div_ceil(CHUNK).max(1);
+        let spare = (0..entries.div_ceil(CHUNK)).map(|_| warm_chunk(filler));
+        Self {
+            spare: spare.collect(),
+            spare_max,
+            ..Self::new()
+        }
+    }
 }
 
 impl<T> Queue<T> {
@@ -95,7 +124,8 @@ impl<T> Queue<T> {
             base: 0,
             taken: 0,
             len: 0,
-            spare: None,
+            spare: Vec::new(),
+            spare_max: 1,
         }
     }
 
@@ -122,10 +152,8 @@ impl<T> Queue<T> {
     #[expect(clippy::cast_possible_truncation, reason = "positions wrap by design")]
     pub(super) fn push(&mut self, value: T) -> u32 {
         if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
-            let chunk = self
-                .spare
-                .take()
-                .unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            let chunk = self.spare.pop();
+            let chunk = chunk.unwrap_or_else(|| Vec::with_capacity(CHUNK));
             self.chunks.push_back(chunk);
         }
         let position = self.front_position().wrapping_add(self.len as u32);
@@ -134,6 +162,24 @@ impl<T> Queue<T> {
         }
         self.len += 1;
         position
+    }
+
+    /// Entries from the first that has not passed on; those that have come before it.
+    pub(super) fn count_from(&self, has_passed: impl Fn(&T) -> bool) -> usize {
+        let at = |index: usize| {
+            let offset = self.taken + index;
+            &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
+        };
+        let (mut passed, mut end) = (0, self.len);
+        while passed < end {
+            let middle = usize::midpoint(passed, end);
+            if has_passed(at(middle)) {
+                passed = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        self.len - passed
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -147,9 +193,11 @@ impl<T: Copy> Queue<T> {
         self.taken += 1;
         self.len -= 1;
         if self.taken == CHUNK {
-            if let Some(mut chunk) = self.chunks.pop_front() {
+            if let Some(mut chunk) = self.chunks.pop_front()
+                && self.spare.len() < self.spare_max
+            {
                 chunk.clear();
-                self.spare = Some(chunk);
+                self.spare.push(chunk);
             }
             self.base = self.base.wrapping_add(1 << CHUNK_SHIFT);
             self.taken = 0;
@@ -164,7 +212,7 @@ mod tests {
 
     #[test]
     fn arena_reuses_free_places_and_moves_nothing() {
-        let mut arena = Arena::with_capacity(0);
+        let mut arena = Arena::new();
         let places: Vec<u32> = (0..10_000_u64).map(|n| arena.insert(n)).collect();
         arena.remove(places[17]);
         arena.remove(places[5_000]);

@@ -3,8 +3,8 @@
 //! Holds of one duration lapse in the order in which they were made, so a queue suffices, and adding costs nothing.
 //! Entries of holds that have ended or moved stay until their turn and are passed over then.
 //!
-//! I1: every live hold is in exactly one place that counts: its duration's queue if it was not moved, else the heap
-//! under its current deadline. I2: deadlines here are without credits, like those of the holds.
+//! I1: every live hold is in exactly one place that counts: the heap under its current deadline if it is `in_heap`, else
+//! its duration's queue, whose deadlines never go back. I2: deadlines here are without credits, like those of the holds.
 
 use super::arena::Queue;
 use super::holds::Holds;
@@ -20,9 +20,24 @@ const STALE_FACTOR: usize = 4;
 const STALE_MIN: usize = 1_024;
 
 pub(super) struct Deadlines {
-    queues: Vec<(u32, Queue<ReservationId>)>,
+    queues: Vec<(u32, Fifo)>,
     moved: BinaryHeap<Reverse<(Timestamp, ReservationId)>>,
     cleaned_len: usize,
+}
+
+struct Fifo {
+    ids: Queue<ReservationId>,
+    /// The deadline of the last entry.
+    last: Timestamp,
+}
+
+impl Fifo {
+    fn new() -> Self {
+        Self {
+            ids: Queue::new(),
+            last: Timestamp::MIN,
+        }
+    }
 }
 
 impl Deadlines {
@@ -39,14 +54,30 @@ impl Deadlines {
         self.queues.len() < DURATIONS_MAX || self.queues.iter().any(|&(known, _)| known == hold_ms)
     }
 
-    /// A new hold, whose deadline is its creation plus the duration.
-    pub(super) fn push(&mut self, hold_ms: u32, id: ReservationId) {
-        let known = self.queues.iter().position(|&(known, _)| known == hold_ms);
+    /// A SKU is held for so long.
+    pub(super) fn add(&mut self, hold_ms: u32) {
+        self.queue_of(hold_ms);
+    }
+
+    fn queue_of(&mut self, hold_ms: u32) -> &mut Fifo {
+        let known = self.queues.iter().position(|(known, _)| *known == hold_ms);
         let at = known.unwrap_or_else(|| {
-            self.queues.push((hold_ms, Queue::new()));
+            self.queues.push((hold_ms, Fifo::new()));
             self.queues.len() - 1
         });
-        self.queues[at].1.push(id);
+        &mut self.queues[at].1
+    }
+
+    /// A new hold. False if it lapses before one that came earlier, as after a credit that reaches back before that one:
+    /// then it needs [`push_moved`](Self::push_moved).
+    pub(super) fn push(&mut self, hold_ms: u32, deadline: Timestamp, id: ReservationId) -> bool {
+        let queue = self.queue_of(hold_ms);
+        let in_order = deadline >= queue.last;
+        if in_order {
+            queue.last = deadline;
+            queue.ids.push(id);
+        }
+        in_order
     }
 
     /// A hold with a deadline of its own.
@@ -68,17 +99,17 @@ impl Deadlines {
             }
         };
         for (_, queue) in &mut self.queues {
-            while let Some((_, &id)) = queue.front() {
+            while let Some((_, &id)) = queue.ids.front() {
                 let place = holds.place_of(id);
                 let place = place.filter(|&place| {
                     let hold = holds.get(place);
-                    hold.status.is_live() && !hold.is_moved
+                    hold.status.is_live() && !hold.in_heap
                 });
                 if let Some(place) = place {
                     offer(holds.get(place).time, id, place);
                     break;
                 }
-                queue.pop();
+                queue.ids.pop();
             }
         }
         while let Some(&Reverse((deadline, id))) = self.moved.peek() {
@@ -98,6 +129,6 @@ impl Deadlines {
 fn is_current(holds: &Holds, deadline: Timestamp, id: ReservationId) -> bool {
     holds.place_of(id).is_some_and(|place| {
         let hold = holds.get(place);
-        hold.status.is_live() && hold.is_moved && hold.time == deadline
+        hold.status.is_live() && hold.in_heap && hold.time == deadline
     })
 }

@@ -10,7 +10,7 @@ use super::outcomes::Outcome;
 use super::stock::{Gates, Stock};
 use super::{Allocator, Violation};
 use crate::types::record::Record;
-use crate::types::{HeldLine, STATE_LINES, StateRecord, Timestamp};
+use crate::types::{HeldLine, STATE_LINES, StateRecord, TOTAL_MAX, Timestamp};
 
 impl Allocator {
     /// Gives every record of the state, in an order that [`restore`](Self::restore) takes.
@@ -121,12 +121,10 @@ impl Allocator {
     }
 
     fn export_keys(&self, out: &mut dyn FnMut(&StateRecord)) {
-        // A key that was used anew after time had ended its first answer has two entries; only the later is known.
+        // Also those that no longer answer because their sale has ended: they count towards the bound.
+        let horizon = self.horizon(self.policy.key_retention_ms);
         for entry in self.keys.accepted() {
-            let known = self.known(entry.kind, &entry.origin);
-            if known.is_some_and(|known| {
-                known.ordinal.is_none() && known.decided_at == entry.decided_at
-            }) {
+            if Some(entry.decided_at) > horizon {
                 let &AcceptedKey {
                     origin,
                     decided_at,
@@ -209,7 +207,9 @@ impl Allocator {
                     .filter(|(named, _)| named == sku)
                     .ok_or("a SKU has no name")?;
                 let available = total
-                    .checked_sub(reserved + sold)
+                    .checked_sub(*reserved)
+                    .and_then(|rest| rest.checked_sub(*sold))
+                    .filter(|_| *total <= TOTAL_MAX)
                     .ok_or("L1: reserved + sold > total")?;
                 if sku.0 as usize != self.stocks.len() || *flags > Gates::ALL {
                     return Err(format!("SKU {name} is out of order or has unknown gates"));
@@ -220,6 +220,7 @@ impl Allocator {
                 (stock.available, stock.reserved, stock.sold) = (available, *reserved, *sold);
                 (stock.sale, stock.gates) = (*sale, Gates(*flags));
                 self.stocks.push(stock);
+                self.deadlines.add(rules.hold_ms);
                 self.stock_mut(*sku)?;
             }
             StateRecord::Lines { len, lines } => {
@@ -258,7 +259,7 @@ impl Allocator {
                 if sku.0 as usize >= self.stocks.len() {
                     return Err(format!("a counter of SKU {sku}, which is not defined"));
                 }
-                self.holds.count(*user, *sku, *sale, *units);
+                self.count(*user, *sku, *sale, *units);
             }
             StateRecord::AcceptedKey {
                 origin,
@@ -286,7 +287,7 @@ impl Allocator {
                 sale,
                 ordinal,
             } => {
-                let packed = record.encode(*decided_at);
+                let packed = record.encode(*decided_at, 0);
                 let scope = self.checked_scope(*sku, *sale)?;
                 let entry = RefusedKey {
                     decided_at: *decided_at,
@@ -359,26 +360,38 @@ impl Allocator {
             status,
             is_moved: moved,
         };
-        self.holds.insert(new);
-        if !status.is_live() {
-            self.ended.push(id);
-        } else if moved {
-            self.deadlines.push_moved(time, id, &self.holds);
+        let place = self.holds.insert(new);
+        if status.is_live() {
+            self.schedule(place);
         } else {
-            self.deadlines.push(hold_ms, id);
+            self.ended.push(id);
         }
         Ok(())
     }
 
     /// A fingerprint of the whole state, the same for every allocator in the same state, however its tables lie.
     ///
-    /// The sum, modulo 2^128, of a 128-bit mix of each exported record; not meant against an adversary, who is met
+    /// The sum, modulo 2^128, of a 128-bit mix of each exported record with its continuations; not meant against an adversary, who is met
     /// by the log's hash chain.
     pub fn digest(&self) -> u128 {
-        let mut sum = 0_u128;
-        self.export(&mut |record| sum = sum.wrapping_add(mix(&record.encode())));
+        let (mut sum, mut cart) = (0_u128, 0_u128);
+        self.export(&mut |record| {
+            let mixed = mix(&record.encode());
+            if matches!(record, StateRecord::Lines { .. }) {
+                // Further lines don't say whose they are: they count with the reservation that follows.
+                cart = mix_two(cart, mixed);
+            } else {
+                sum = sum.wrapping_add(mix_two(std::mem::take(&mut cart), mixed));
+            }
+        });
         sum
     }
+}
+
+fn mix_two(first: u128, second: u128) -> u128 {
+    const ODD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835; // 2^128 / golden ratio
+    let mixed = (first.wrapping_mul(ODD) ^ second).wrapping_mul(ODD);
+    mixed ^ (mixed >> 64)
 }
 
 /// Two lanes of multiply and rotate over the words of a record.

@@ -2,20 +2,24 @@
 //! here.
 //!
 //! ```text
-//! id ── Directory ──► Hold ◄─ prev/next ─► Hold          one list per user, the newest first
-//!                      │  `── user ──► User ── head ──► the newest Hold
+//! id ── Directory ──► Hold ◄─ prev/next ─► Hold          two lists per user
+//!                      │  `── user ──► User ── live ──► the newest live Hold
 //!                      │── more ──► lines from the second on
 //!                      `── payment ──► Payment, while one has been begun
+//!                               `── ended ─► the last to end
 //! (user, SKU) ── Index ──► Counter: units of the current sale
 //! ```
 //!
-//! I1: a user's `head` list holds exactly his reservations in the tables. I2: `live` counts the live ones.
+//! I1: a user's two lists hold exactly his reservations in the tables, apart by whether they are live: his ended ones
+//! may be many, and no decision walks over them. I2: `live_count` counts the live ones.
 //! I3: a user is in the table exactly while he has a reservation or a counter.
 
 use super::arena::{Arena, NONE};
 use super::directory::Directory;
 use super::index::{Hash, Index};
-use crate::types::{HeldLine, HoldStatus, PaymentRef, ReservationId, SkuId, Timestamp, UserId};
+use crate::types::{
+    HeldLine, HoldStatus, Line, PaymentRef, ReservationId, SkuId, Timestamp, UserId,
+};
 
 /// A reservation: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +36,36 @@ pub(super) struct Hold {
     pub(super) hold_ms: u32,
     pub(super) lines: u16,
     pub(super) status: HoldStatus,
-    /// The deadline is not creation plus hold: the heap of moved deadlines has it.
+    /// The deadline is not creation plus hold.
     pub(super) is_moved: bool,
+    /// The heap of deadlines has it, not its duration's queue.
+    pub(super) in_heap: bool,
+}
+
+impl Hold {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        id: ReservationId::from_u64(u64::MAX),
+        time: Timestamp::MAX,
+        first: HeldLine {
+            line: Line {
+                sku: SkuId(NONE),
+                quantity: NONE,
+            },
+            sale: NONE,
+            returned: NONE,
+        },
+        user: NONE,
+        prev: NONE,
+        next: NONE,
+        more: NONE,
+        payment: NONE,
+        hold_ms: NONE,
+        lines: 0,
+        status: HoldStatus::Expired,
+        is_moved: false,
+        in_heap: false,
+    };
 }
 
 const _: () = assert!(
@@ -57,9 +89,39 @@ pub(super) struct Payment {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User {
     pub(super) id: UserId,
-    head: u32,
-    pub(super) live: u32,
+    live: u32,
+    ended: u32,
+    live_count: u32,
     counters: u32,
+}
+
+impl Counter {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        user: NOBODY,
+        sku: SkuId(NONE),
+        sale: NONE,
+        units: NONE,
+    };
+}
+
+impl User {
+    /// Without anything; also fills memory that isn't used yet.
+    const NOBODY: Self = Self {
+        id: UserId(u128::MAX),
+        live: NONE,
+        ended: NONE,
+        live_count: 0,
+        counters: 0,
+    };
+
+    fn list(&mut self, is_live: bool) -> &mut u32 {
+        if is_live {
+            &mut self.live
+        } else {
+            &mut self.ended
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +154,8 @@ pub(super) struct Holds {
     user_index: Index,
     counters: Arena<Counter>,
     counter_index: Index,
+    /// Counters of sales that have not ended; the others wait to be freed.
+    counting: usize,
     /// Where the sweep for counters of ended sales goes on.
     counter_cursor: u32,
 }
@@ -104,13 +168,14 @@ impl Holds {
         Self {
             hash,
             directory: Directory::new(),
-            holds: Arena::with_capacity(capacity),
-            carts: Arena::with_capacity(0),
-            payments: Arena::with_capacity(0),
-            users: Arena::with_capacity(capacity),
+            holds: Arena::with_capacity(capacity, &Hold::FILLER),
+            carts: Arena::new(),
+            payments: Arena::new(),
+            users: Arena::with_capacity(capacity, &User::NOBODY),
             user_index: Index::with_capacity(capacity),
-            counters: Arena::with_capacity(capacity),
+            counters: Arena::with_capacity(capacity, &Counter::FILLER),
             counter_index: Index::with_capacity(capacity),
+            counting: 0,
             counter_cursor: 0,
         }
     }
@@ -137,8 +202,14 @@ impl Holds {
         self.holds.in_use()
     }
 
-    pub(super) fn counters_len(&self) -> usize {
-        self.counters.in_use()
+    /// Counters of sales that have not ended.
+    pub(super) fn counting(&self) -> usize {
+        self.counting
+    }
+
+    /// A sale with so many counters has ended.
+    pub(super) fn stop_counting(&mut self, counters: u32) {
+        self.counting -= counters as usize;
     }
 
     pub(super) fn place_of(&self, id: ReservationId) -> Option<u32> {
@@ -205,15 +276,56 @@ impl Holds {
 
     /// How many live holds a user has, overdue ones included.
     pub(super) fn live_of(&self, user: u32) -> u32 {
-        self.users.get(user).live
+        self.users.get(user).live_count
     }
 
-    /// A user's reservations, the newest first.
+    /// A user's live reservations, the newest first.
+    pub(super) fn live_of_user(&self, user: u32) -> impl Iterator<Item = u32> {
+        self.list_from(self.users.get(user).live)
+    }
+
+    /// All of a user's reservations, in no order.
     pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = u32> {
-        let head = Some(self.users.get(user).head).filter(|&place| place != NONE);
-        std::iter::successors(head, |&place| {
+        let ended = self.list_from(self.users.get(user).ended);
+        self.live_of_user(user).chain(ended)
+    }
+
+    fn list_from(&self, head: u32) -> impl Iterator<Item = u32> {
+        let first = Some(head).filter(|&place| place != NONE);
+        std::iter::successors(first, |&place| {
             Some(self.holds.get(place).next).filter(|&next| next != NONE)
         })
+    }
+
+    /// Puts a hold at the head of its user's list for its status.
+    fn link(&mut self, place: u32) {
+        let Hold { user, status, .. } = *self.holds.get(place);
+        let list = self.users.get_mut(user).list(status.is_live());
+        let next = std::mem::replace(list, place);
+        let hold = self.holds.get_mut(place);
+        (hold.prev, hold.next) = (NONE, next);
+        if next != NONE {
+            self.holds.get_mut(next).prev = place;
+        }
+    }
+
+    /// Takes a hold out of its user's list for its status.
+    fn unlink(&mut self, place: u32) {
+        let Hold {
+            user,
+            status,
+            prev,
+            next,
+            ..
+        } = *self.holds.get(place);
+        if prev == NONE {
+            *self.users.get_mut(user).list(status.is_live()) = next;
+        } else {
+            self.holds.get_mut(prev).next = next;
+        }
+        if next != NONE {
+            self.holds.get_mut(next).prev = prev;
+        }
     }
 
     fn user_or_new(&mut self, user: UserId) -> u32 {
@@ -222,9 +334,7 @@ impl Holds {
         }
         let place = self.users.insert(User {
             id: user,
-            head: NONE,
-            live: 0,
-            counters: 0,
+            ..User::NOBODY
         });
         self.user_index.insert(self.hash.of(user.0, 0), place);
         place
@@ -232,7 +342,7 @@ impl Holds {
 
     fn drop_idle_user(&mut self, place: u32) {
         let user = *self.users.get(place);
-        if user.head == NONE && user.counters == 0 {
+        if user.live == NONE && user.ended == NONE && user.counters == 0 {
             self.user_index.remove(self.hash.of(user.id.0, 0), place);
             self.users.remove(place);
         }
@@ -240,7 +350,6 @@ impl Holds {
 
     pub(super) fn insert(&mut self, new: NewHold<'_>) -> u32 {
         let user = self.user_or_new(new.user);
-        let head = self.users.get(user).head;
         let more = if new.more.is_empty() {
             NONE
         } else {
@@ -252,26 +361,24 @@ impl Holds {
             first: new.first,
             user,
             prev: NONE,
-            next: head,
+            next: NONE,
             more,
             payment: NONE,
             hold_ms: new.hold_ms,
             lines: u16::try_from(new.more.len() + 1).unwrap_or(u16::MAX),
             status: new.status,
             is_moved: new.is_moved,
+            in_heap: false,
         });
-        if head != NONE {
-            self.holds.get_mut(head).prev = place;
-        }
-        let owner = self.users.get_mut(user);
-        owner.head = place;
-        owner.live += u32::from(new.status.is_live());
+        self.link(place);
+        self.users.get_mut(user).live_count += u32::from(new.status.is_live());
         self.directory.insert(new.id.sequence(), place);
         place
     }
 
     /// Ends a live reservation; it stays in the tables until it retires.
     pub(super) fn end(&mut self, place: u32, status: HoldStatus, at: Timestamp) {
+        self.unlink(place);
         let hold = self.holds.get_mut(place);
         debug_assert!(
             hold.status.is_live() && !status.is_live(),
@@ -283,21 +390,15 @@ impl Holds {
         if payment != NONE {
             self.payments.remove(payment);
         }
-        self.users.get_mut(user).live -= 1;
+        self.users.get_mut(user).live_count -= 1;
+        self.link(place);
     }
 
     /// Takes an ended reservation out of the tables.
     pub(super) fn retire(&mut self, place: u32) {
         let hold = *self.holds.get(place);
         debug_assert!(!hold.status.is_live(), "only ended reservations retire");
-        if hold.prev == NONE {
-            self.users.get_mut(hold.user).head = hold.next;
-        } else {
-            self.holds.get_mut(hold.prev).next = hold.next;
-        }
-        if hold.next != NONE {
-            self.holds.get_mut(hold.next).prev = hold.prev;
-        }
+        self.unlink(place);
         if hold.more != NONE {
             *self.carts.get_mut(hold.more) = Box::default();
             self.carts.remove(hold.more);
@@ -325,22 +426,21 @@ impl Holds {
             .map_or(0, |counter| counter.units)
     }
 
-    /// Counts units of a sale; a counter of an earlier one begins anew.
-    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) {
+    /// Counts units of a sale; a counter of an earlier one begins anew. True if it is a new counter of the sale.
+    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) -> bool {
         if let Some(place) = self.find_counter(user, sku) {
             let counter = self.counters.get_mut(place);
-            let before = if counter.sale == sale {
-                counter.units
-            } else {
-                0
-            };
+            let begins = counter.sale != sale;
+            let before = if begins { 0 } else { counter.units };
             *counter = Counter {
                 sale,
                 units: before.saturating_add(units),
                 ..*counter
             };
-            return;
+            self.counting += usize::from(begins);
+            return begins;
         }
+        self.counting += 1;
         let owner = self.user_or_new(user);
         self.users.get_mut(owner).counters += 1;
         let place = self.counters.insert(Counter {
@@ -351,25 +451,30 @@ impl Holds {
         });
         self.counter_index
             .insert(self.counter_hash(user, sku), place);
+        true
     }
 
-    /// Takes units off a sale's counter; one of another sale is left alone. False if it counts fewer.
-    pub(super) fn discount(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) -> bool {
-        let Some(place) = self.find_counter(user, sku) else {
-            return false;
-        };
+    /// Takes units off a counter of a sale that has not ended; with the last one it goes, which is told. `None` if it
+    /// counts fewer.
+    pub(super) fn discount(
+        &mut self,
+        user: UserId,
+        sku: SkuId,
+        sale: u32,
+        units: u32,
+    ) -> Option<bool> {
+        let place = self.find_counter(user, sku)?;
         let counter = self.counters.get_mut(place);
         if counter.sale != sale {
-            return true;
+            return None;
         }
-        let Some(rest) = counter.units.checked_sub(units) else {
-            return false;
-        };
-        counter.units = rest;
-        if rest == 0 {
+        counter.units = counter.units.checked_sub(units)?;
+        let was_last = counter.units == 0;
+        if was_last {
             self.drop_counter(place);
+            self.counting -= 1;
         }
-        true
+        Some(was_last)
     }
 
     fn drop_counter(&mut self, place: u32) {
@@ -385,6 +490,9 @@ impl Holds {
     /// Looks at the next `max` counters and frees those that no longer count. What a query or a decision sees doesn't
     /// change by it.
     pub(super) fn sweep_counters(&mut self, max: u32, counts: impl Fn(SkuId, u32) -> bool) {
+        if self.counters.in_use() == self.counting {
+            return;
+        }
         let places = u32::try_from(self.counters.places()).unwrap_or(NONE);
         for _ in 0..max.min(places) {
             self.counter_cursor = (self.counter_cursor + 1) % places;

@@ -36,7 +36,7 @@ impl Index {
         let per_part = entries.div_ceil(PARTS);
         let capacity = (per_part * 9 / 5).next_power_of_two().max(CAPACITY_MIN);
         Self {
-            parts: (0..PARTS).map(|part| Part::new(part, capacity)).collect(),
+            parts: (0..PARTS).map(|part| Part::warm(part, capacity)).collect(),
         }
     }
 
@@ -111,6 +111,14 @@ impl Part {
             used: 0,
             limit,
         }
+    }
+
+    /// With memory that is there already: zeros alone would fault page by page later.
+    fn warm(number: usize, capacity: usize) -> Self {
+        let mut part = Self::new(number, capacity);
+        part.slots.fill(std::hint::black_box(!EMPTY));
+        part.slots.fill(EMPTY);
+        part
     }
 
     fn home(&self, tag: u32) -> usize {

@@ -9,7 +9,7 @@ use super::index::{Hash, Index};
 use crate::types::record::PackedRefusal;
 use crate::types::{
     CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId,
-    Timestamp,
+    Timestamp, UserId,
 };
 
 /// The sale whose end drops a key; sale 0 for none.
@@ -26,6 +26,24 @@ pub(super) struct AcceptedKey {
     pub(super) decision: DecisionWords,
     pub(super) scope: KeyScope,
     pub(super) kind: CommandKind,
+}
+
+impl AcceptedKey {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        origin: Origin {
+            user: UserId(u128::MAX),
+            key: None,
+            fingerprints: [0; 3],
+        },
+        decided_at: Timestamp::MAX,
+        decision: (0, 0, 0),
+        scope: KeyScope {
+            sku: SkuId(0),
+            sale: 0,
+        },
+        kind: CommandKind::Reserve,
+    };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +84,7 @@ impl Keys {
     pub(super) fn new(hash: Hash, capacity: usize) -> Self {
         Self {
             hash,
-            accepted: Queue::new(),
+            accepted: Queue::with_capacity(capacity, &AcceptedKey::FILLER),
             accepted_index: Index::with_capacity(capacity),
             refused: Queue::new(),
             refused_index: Index::with_capacity(0),
@@ -86,9 +104,10 @@ impl Keys {
         })
     }
 
-    /// Accepted keys, swept or not.
-    pub(super) fn accepted_len(&self) -> usize {
-        self.accepted.len()
+    /// Whether more than `max` accepted keys were decided after `horizon`, or as many.
+    pub(super) fn is_full(&self, max: usize, horizon: Option<Timestamp>) -> bool {
+        let has_passed = |entry: &AcceptedKey| Some(entry.decided_at) <= horizon;
+        self.accepted.len() >= max && self.accepted.count_from(has_passed) >= max
     }
 
     /// The key's first decision, whether or not time has ended it: the caller judges.
@@ -144,10 +163,15 @@ impl Keys {
         self.forget(hash, record.kind, &record.origin);
         let position = self.refused.push(entry);
         self.refused_index.insert(hash, position);
+        self.keep_last(max, entry.ordinal);
+    }
+
+    /// Drops refusals that are not among the last `max` up to this one.
+    pub(super) fn keep_last(&mut self, max: u64, ordinal: u64) {
         while self
             .refused
             .front()
-            .is_some_and(|(_, first)| first.ordinal + max <= entry.ordinal)
+            .is_some_and(|(_, first)| first.ordinal + max <= ordinal)
         {
             self.pop_refused();
         }
@@ -206,7 +230,7 @@ impl Keys {
         }
     }
 
-    /// In the order of deciding; with entries that time has ended.
+    /// In the order of deciding; with entries that time has ended, and those that a later use of the key replaced.
     pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedKey> {
         self.accepted.iter()
     }

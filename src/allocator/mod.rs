@@ -57,6 +57,9 @@ use stock::Stock;
 /// batch, so that memory follows the retention.
 const FREED_PER_BATCH: usize = 16_384;
 
+/// Counters that a batch looks at while some wait to be freed.
+const COUNTERS_LOOKED_AT: u32 = 4_096;
+
 /// Bounds of the tables (law L8). They limit what is decided from now on, never what a log replays to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -231,7 +234,7 @@ impl Allocator {
             self.epoch = header.token.epoch as u32;
         }
         self.sources.clone_from(&header.sources);
-        self.free();
+        self.free(FREED_PER_BATCH);
         Ok(())
     }
 
@@ -410,29 +413,37 @@ impl Allocator {
         ended_at.plus_ms(self.policy.ended_retention_ms) <= self.now
     }
 
-    /// Frees what time has ended. No decision and no query sees a difference.
-    fn free(&mut self) {
-        while let Some((_, &id)) = self.ended.front() {
-            match self.holds.place_of(id) {
-                Some(place) if self.has_retired(self.holds.get(place).time) => {
-                    self.holds.retire(place)
+    /// What was decided at or before this time is no longer remembered; `None` while everything is.
+    fn horizon(&self, retention_ms: u64) -> Option<Timestamp> {
+        let micros = retention_ms.saturating_mul(1_000);
+        let before = self.now.as_micros().checked_sub(micros);
+        before.map(Timestamp::from_micros)
+    }
+
+    /// Frees what time has ended, at most `max` entries of each table. No decision and no query sees a difference.
+    fn free(&mut self, max: usize) {
+        for _ in 0..max {
+            let Some((_, &id)) = self.ended.front() else {
+                break;
+            };
+            if let Some(place) = self.holds.place_of(id) {
+                if !self.has_retired(self.holds.get(place).time) {
+                    break;
                 }
-                Some(_) => break,
-                None => {}
+                self.holds.retire(place);
             }
             self.ended.pop();
         }
-        let micros = |ms: u64| ms.saturating_mul(1_000);
-        let horizon = |retention_ms| {
-            Timestamp::from_micros(self.now.as_micros().saturating_sub(micros(retention_ms)))
-        };
-        self.keys
-            .sweep(horizon(self.policy.key_retention_ms), FREED_PER_BATCH);
-        self.outcomes
-            .sweep(horizon(self.policy.ended_retention_ms), FREED_PER_BATCH);
+        if let Some(horizon) = self.horizon(self.policy.key_retention_ms) {
+            self.keys.sweep(horizon, max);
+        }
+        if let Some(horizon) = self.horizon(self.policy.ended_retention_ms) {
+            self.outcomes.sweep(horizon, max);
+        }
         let stocks = &self.stocks;
-        self.holds
-            .sweep_counters(64, |sku, sale| stocks[sku.0 as usize].counts(sale));
+        self.holds.sweep_counters(COUNTERS_LOOKED_AT, |sku, sale| {
+            stocks[sku.0 as usize].counts(sale)
+        });
     }
 
     fn view(&self, place: u32) -> ReservationView {
@@ -481,7 +492,9 @@ impl Allocator {
                         let hold = self.holds.get(place);
                         hold.status.is_live() || !self.has_retired(hold.time)
                     });
-                QueryAnswer::Reservations(places.map(|place| self.view(place)).collect())
+                let mut views: Vec<_> = places.map(|place| self.view(place)).collect();
+                views.sort_by_key(|view| std::cmp::Reverse(view.id));
+                QueryAnswer::Reservations(views)
             }
             Query::Status { user, kind, key } => {
                 let origin = Origin {

@@ -30,8 +30,10 @@ impl Outcomes {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.queue.len()
+    /// Whether more than `max` outcomes were decided after `horizon`, or as many.
+    pub(super) fn is_full(&self, max: usize, horizon: Option<Timestamp>) -> bool {
+        let has_passed = |outcome: &Outcome| Some(outcome.decided_at) <= horizon;
+        self.queue.len() >= max && self.queue.count_from(has_passed) >= max
     }
 
     /// The last outcome, whether or not its retention has passed: the caller judges.

@@ -17,6 +17,8 @@ pub(super) struct Stock {
     pub(super) sold: u64,
     pub(super) sale: u32,
     pub(super) gates: Gates,
+    /// Users that are counted in this sale, until it ends.
+    pub(super) counters: u32,
     /// In the list of SKUs that this batch touched.
     pub(super) is_touched: bool,
 }
@@ -70,6 +72,7 @@ impl Stock {
             sold: 0,
             sale: 0,
             gates: Gates(Gates::ENDED),
+            counters: 0,
             is_touched: false,
         }
     }

@@ -112,13 +112,18 @@ impl Batch {
     /// Appends an event.
     #[inline]
     pub fn push_event(&mut self, event: &Event) {
-        self.events.push(event.encode());
+        self.events.push([0; RECORD_SIZE]);
+        if let Some(record) = self.events.last_mut() {
+            event.encode_into(record);
+        }
     }
 
     /// Appends a refusal.
     #[inline]
     pub fn push_refusal(&mut self, refusal: &RefusalRecord) {
-        self.refusals.push(refusal.encode(self.header.stamp));
+        let before = u32::try_from(self.events.len()).unwrap_or(u32::MAX);
+        self.refusals
+            .push(refusal.encode(self.header.stamp, before));
     }
 
     /// Its events as records.

@@ -338,6 +338,11 @@ impl DefineSku {
         self.rules = rules;
         Ok(self)
     }
+
+    /// The rules that it defines.
+    pub fn rules_given(&self) -> Rules {
+        self.rules
+    }
 }
 
 /// What an operator lets pass for a SKU.

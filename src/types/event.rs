@@ -308,7 +308,14 @@ impl Event {
     #[inline]
     pub fn encode(&self) -> Record {
         let mut record = [0; RECORD_SIZE];
-        let mut w = Writer::new(&mut record);
+        self.encode_into(&mut record);
+        record
+    }
+
+    /// Into zeros: a record that is made elsewhere and copied costs more than its encoding.
+    #[inline]
+    pub(super) fn encode_into(&self, record: &mut Record) {
+        let mut w = Writer::new(record);
         w.u8(self.kind.number())
             .u8(FORMAT_VERSION)
             .u16(self.shard)
@@ -444,7 +451,6 @@ impl Event {
             } => w.origin(origin).u8(*kind as u8).u8(*code).u64(*a).u64(*b),
             EventKind::PolicySet { policy } => w.policy(policy),
         };
-        record
     }
 
     /// # Errors
@@ -605,46 +611,83 @@ pub struct RefusalRecord {
 }
 
 impl RefusalRecord {
-    /// Packs it; times are kept as whole milliseconds from the batch's stamp.
+    /// Packs it; times are kept as whole milliseconds from the batch's stamp. `events_before` counts the events of its
+    /// batch that were recorded before it: replaying needs the order of what takes or frees a key.
+    ///
+    /// ```text
+    /// 0 code  1 kind  2 line  4 user  20 key  36 fingerprints (12)  48 SKU  52 detail (8)  60 events before
+    /// ```
+    ///
+    /// The second part of a reserve's detail has the place of its third fingerprint, which it doesn't use; other commands'
+    /// refusals have one part only.
     #[inline]
-    pub fn encode(&self, stamp: Timestamp) -> PackedRefusal {
+    pub fn encode(&self, stamp: Timestamp, events_before: u32) -> PackedRefusal {
         let words = self.refusal.to_words(stamp);
+        let mut origin = self.origin;
+        let detail = if self.kind == CommandKind::Reserve {
+            origin.fingerprints[2] = words.short;
+            words.long
+        } else {
+            words.long | u64::from(words.short)
+        };
         let mut packed = [0; super::record::REFUSAL_SIZE];
         Writer::new(&mut packed)
             .u8(words.code)
             .u8(self.kind as u8)
             .u16(words.line)
-            .origin(&self.origin)
+            .origin(&origin)
             .u32(words.sku)
-            .u64(words.long)
-            .u32(words.short);
+            .u64(detail)
+            .u32(events_before);
         packed
     }
 
     /// # Errors
     /// An unknown code or kind, or a detail that no writer writes.
+    #[expect(clippy::cast_possible_truncation, reason = "compared below")]
     pub fn decode(packed: &PackedRefusal, stamp: Timestamp) -> Result<Self, DecodeError> {
         let mut r = Reader::new(packed);
         let code = r.u8();
         let kind = r.kind()?;
         let line = r.u16();
-        let origin = r.origin();
+        let mut origin = r.origin();
+        let (sku, long) = (r.u32(), r.u64());
+        let short = if kind == CommandKind::Reserve {
+            std::mem::take(&mut origin.fingerprints[2])
+        } else {
+            long as u32
+        };
         let words = RefusalWords {
             code,
             line,
-            sku: r.u32(),
-            long: r.u64(),
-            short: r.u32(),
+            sku,
+            long,
+            short,
         };
         let refusal = Refusal::from_words(&words, stamp);
         let refusal = refusal.ok_or(DecodeError::Kind {
             what: "refusal",
             kind: code,
         })?;
-        Ok(Self {
+        let record = Self {
             origin,
             kind,
             refusal,
-        })
+        };
+        // Most codes leave some of the words empty.
+        if record.encode(stamp, Self::events_before(packed)) == *packed {
+            Ok(record)
+        } else {
+            Err(DecodeError::Field {
+                what: "a refusal's detail",
+            })
+        }
+    }
+
+    /// How many events of its batch were recorded before it.
+    pub fn events_before(packed: &PackedRefusal) -> u32 {
+        packed
+            .last_chunk()
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! event, state record (128 bytes):   0 kind  1 version  2 shard  4 epoch (low 32 bits)  8 sequence  16 payload ..
-//! refusal (64 bytes):                0 code  1 kind of command  2 line  4 payload ..
+//! refusal (64 bytes):                0 code  1 kind of command  2 line  4 payload ..  60 events before
 //! ```
 
 /// The size of an event and of a state record in bytes: two cache lines.

@@ -230,7 +230,7 @@ impl StateRecord {
                 ordinal,
             } => w
                 .u64(decided_at.as_micros())
-                .bytes(&record.encode(*decided_at))
+                .bytes(&record.encode(*decided_at, 0))
                 .u32(sku.0)
                 .u32(*sale)
                 .u64(*ordinal),

@@ -44,9 +44,6 @@ impl Allocator {
             let decision = Decision::Defined { sku };
             return self.unchanged(CommandKind::DefineSku, origin, decision, batch);
         }
-        if c.total > TOTAL_MAX {
-            return refused(Refusal::TotalOutOfRange { min: 0 });
-        }
         if self.stocks.len() >= self.limits.skus_max as usize {
             return refused(Refusal::Busy { bound: Bound::Skus });
         }
@@ -54,6 +51,9 @@ impl Allocator {
             return refused(Refusal::Busy {
                 bound: Bound::HoldDurations,
             });
+        }
+        if c.total > TOTAL_MAX {
+            return refused(Refusal::TotalOutOfRange { min: 0 });
         }
         let sku = SkuId(u32::try_from(self.stocks.len()).unwrap_or(u32::MAX));
         self.record(

@@ -3,12 +3,13 @@
 use super::{Decided, refused};
 use crate::allocator::Allocator;
 use crate::types::{
-    Batch, Decision, EventKind, Expire, HoldStatus, Line, Origin, Refusal, Release, Return, SkuId,
+    Batch, Decision, EventKind, Expire, HoldStatus, Line, Lines, Origin, Refusal, Release, Return,
+    SkuId,
 };
 
 impl Allocator {
     pub(super) fn release(&mut self, c: &Release, origin: &Origin, batch: &mut Batch) -> Decided {
-        let place = match self.settle_own(c.user, c.reservation, batch)? {
+        let place = match self.settled_own(c.user, c.reservation, batch)? {
             Ok(place) => place,
             Err(refusal) => return refused(refusal),
         };
@@ -34,21 +35,21 @@ impl Allocator {
     }
 
     pub(super) fn expire(&mut self, c: Expire, batch: &mut Batch) -> Decided {
-        let Some(place) = self.find(c.reservation) else {
+        let was_live = self
+            .find(c.reservation)
+            .is_some_and(|place| self.holds.get(place).status.is_live());
+        let Some(place) = self.settled(c.reservation, batch)? else {
             return refused(Refusal::UnknownReservation);
         };
         let hold = *self.holds.get(place);
-        if !hold.status.is_live() {
-            return refused(Refusal::Ended {
-                status: hold.status,
-            });
+        let status = hold.status;
+        if !was_live {
+            return refused(Refusal::Ended { status });
         }
-        if !self.is_over(place) {
-            return refused(Refusal::NotDue {
-                expires_at: self.effective(hold.time),
-            });
+        if status.is_live() {
+            let expires_at = self.effective(hold.time);
+            return refused(Refusal::NotDue { expires_at });
         }
-        self.lapse(place, batch)?;
         Ok(Decision::Expired)
     }
 
@@ -78,6 +79,11 @@ impl Allocator {
     }
 
     fn lines_to_return(&self, c: &Return) -> Result<Vec<Line>, Refusal> {
+        let named = c.lines.as_ref().map_or(&[][..], Lines::as_slice);
+        let unknown = |line: &Line| line.sku.0 as usize >= self.stocks.len();
+        if let Some((_, line)) = named.iter().zip(0_u16..).find(|(line, _)| unknown(line)) {
+            return Err(Refusal::UnknownSku { line });
+        }
         let place = match c.reservation {
             Some(id) => Some(self.find(id).ok_or(Refusal::UnknownReservation)?),
             None => None,
@@ -105,10 +111,8 @@ impl Allocator {
             return Err(Refusal::NotConfirmed);
         }
         for (&Line { sku, quantity }, line) in lines.iter().zip(0_u16..) {
-            let Some(stock) = self.stocks.get(sku.0 as usize) else {
-                return Err(Refusal::UnknownSku { line });
-            };
-            let sold = place.map_or(stock.sold, |place| stock.sold.min(left(place, sku).into()));
+            let sold = self.stocks[sku.0 as usize].sold;
+            let sold = place.map_or(sold, |place| sold.min(left(place, sku).into()));
             if u64::from(quantity) > sold {
                 return Err(Refusal::ExceedsSold { line, sku, sold });
             }

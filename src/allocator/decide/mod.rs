@@ -33,7 +33,10 @@ impl Allocator {
             return Ok(Answer::Found(Box::new(self.query(query))));
         }
         let (kind, origin) = (command.kind(), command.origin());
-        let decision = match self.first_answer(kind, &origin) {
+        let first = self.first_answer(kind, &origin);
+        let outdated = || self.outdated(command);
+        let no_room = || self.no_room_for_key(&origin);
+        let decision = match first.or_else(outdated).or_else(no_room) {
             Some(decision) => decision,
             None => match command {
                 Command::Reserve(c) => self.reserve(c, &origin, batch)?,
@@ -80,18 +83,35 @@ impl Allocator {
         })
     }
 
-    /// The key's first answer, a conflict, or that no more keys fit.
+    /// The key's first answer, or a conflict.
     fn first_answer(&self, kind: CommandKind, origin: &Origin) -> Option<Decision> {
-        origin.key?;
-        if let Some(known) = self.known(kind, origin) {
-            return Some(
-                match difference(kind, &known.fingerprints, &origin.fingerprints) {
-                    Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
-                    None => known.decision,
-                },
-            );
+        let known = self.known(kind, origin)?;
+        Some(
+            match difference(kind, &known.fingerprints, &origin.fingerprints) {
+                Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
+                None => known.decision,
+            },
+        )
+    }
+
+    /// Too old for its key to be known, or too late for its caller.
+    fn outdated(&self, command: &Command) -> Option<Decision> {
+        let Command::Reserve(c) = command else {
+            return None;
+        };
+        let kept_until = c.asked_at.plus_ms(self.policy.key_retention_ms);
+        if kept_until <= self.now {
+            return Some(Decision::Refused(Refusal::TooOld));
         }
-        let full = self.keys.accepted_len() >= self.limits.accepted_keys_max as usize;
+        let is_late = c.decide_by < self.now;
+        is_late.then_some(Decision::Refused(Refusal::TooLate))
+    }
+
+    fn no_room_for_key(&self, origin: &Origin) -> Option<Decision> {
+        origin.key?;
+        let max = self.limits.accepted_keys_max as usize;
+        let horizon = self.horizon(self.policy.key_retention_ms);
+        let full = self.keys.is_full(max, horizon);
         full.then_some(Decision::Refused(Refusal::Busy {
             bound: Bound::AcceptedKeys,
         }))
@@ -119,28 +139,30 @@ impl Allocator {
         Ok(decision)
     }
 
-    /// Finds a user's own reservation and expires it first if it is over.
-    fn settle_own(
+    /// Finds a reservation. A hold is over when its deadline has passed, swept or not: a command that touches it
+    /// expires it first (or moves the deadline, of one in payment while confirms are paused).
+    fn settled(&mut self, id: ReservationId, batch: &mut Batch) -> Result<Option<u32>, Violation> {
+        let place = self.find(id);
+        if let Some(place) = place {
+            let hold = self.holds.get(place);
+            if hold.status.is_live() && self.has_passed(hold.time) {
+                self.lapse(place, batch)?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// The same, of a user's own.
+    fn settled_own(
         &mut self,
         user: UserId,
         id: ReservationId,
         batch: &mut Batch,
     ) -> Result<Result<u32, Refusal>, Violation> {
-        let Some(place) = self.find(id) else {
-            return Ok(Err(Refusal::UnknownReservation));
-        };
-        if self.holds.user_of(place) != user {
-            return Ok(Err(Refusal::NotOwner));
-        }
-        self.settle(place, batch)?;
-        Ok(Ok(place))
-    }
-
-    /// A hold is over when its deadline has passed, swept or not: a command that touches it expires it first.
-    fn settle(&mut self, place: u32, batch: &mut Batch) -> Result<(), Violation> {
-        if self.is_over(place) {
-            self.lapse(place, batch)?;
-        }
-        Ok(())
+        Ok(match self.settled(id, batch)? {
+            None => Err(Refusal::UnknownReservation),
+            Some(place) if self.holds.user_of(place) != user => Err(Refusal::NotOwner),
+            Some(place) => Ok(place),
+        })
     }
 }

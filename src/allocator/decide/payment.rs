@@ -20,12 +20,14 @@ impl Allocator {
         origin: &Origin,
         batch: &mut Batch,
     ) -> Decided {
-        let place = match self.settle_own(c.user, c.reservation, batch)? {
-            Ok(place) => place,
-            Err(refusal) => return refused(refusal),
+        let Some(place) = self.settled(c.reservation, batch)? else {
+            return refused(Refusal::UnknownReservation);
         };
         if let Some(refusal) = self.paused(place) {
             return refused(refusal);
+        }
+        if self.holds.user_of(place) != c.user {
+            return refused(Refusal::NotOwner);
         }
         if let Some(outcome) = self.outcome(c.payment_ref) {
             let reservation = outcome.bought.unwrap_or(outcome.asked);
@@ -82,7 +84,7 @@ impl Allocator {
         origin: &Origin,
         batch: &mut Batch,
     ) -> Decided {
-        let place = match self.settle_own(c.user, c.reservation, batch)? {
+        let place = match self.settled_own(c.user, c.reservation, batch)? {
             Ok(place) => place,
             Err(refusal) => return refused(refusal),
         };
@@ -115,41 +117,31 @@ impl Allocator {
     }
 
     pub(super) fn confirm(&mut self, c: &Confirm, origin: &Origin, batch: &mut Batch) -> Decided {
-        if let Some(outcome) = c
-            .payment_ref
-            .and_then(|payment_ref| self.outcome(payment_ref))
-        {
-            let same = outcome.asked == c.reservation || outcome.bought == Some(c.reservation);
-            return match outcome.bought {
-                Some(reservation) if same => {
-                    self.repeat_confirm(Confirmation::Sold { reservation }, origin, batch)
-                }
-                Some(reservation) => refused(Refusal::PaymentUsed { reservation }),
-                None => {
-                    let payment_ref = outcome.payment_ref;
-                    self.repeat_confirm(Confirmation::RefundDue { payment_ref }, origin, batch)
-                }
-            };
+        let outcome = c.payment_ref.and_then(|paid| self.outcome(paid));
+        if let Some(answer) = outcome.and_then(|outcome| repeated(&outcome, c)) {
+            return self.repeat_confirm(answer, origin, batch);
         }
-        if c.payment_ref.is_some() && self.outcomes.len() >= self.limits.payments_max as usize {
+        let is_new = c.payment_ref.is_some() && outcome.is_none();
+        let max = self.limits.payments_max as usize;
+        let horizon = self.horizon(self.policy.ended_retention_ms);
+        if is_new && self.outcomes.is_full(max, horizon) {
             return refused(Refusal::Busy {
                 bound: Bound::Payments,
             });
         }
-        let Some(place) = self.find(c.reservation) else {
+        let found = self.settled(c.reservation, batch)?;
+        if let Some(refusal) = found.and_then(|place| self.pauses_sale(place)) {
+            return refused(refusal);
+        }
+        if let Some(reservation) = outcome.and_then(|outcome| outcome.bought) {
+            return refused(Refusal::PaymentUsed { reservation });
+        }
+        let Some(place) = found else {
             return self.refund_or(Refusal::UnknownReservation, c, origin, batch);
         };
         if self.holds.user_of(place) != c.user {
             return self.refund_or(Refusal::NotOwner, c, origin, batch);
         }
-        let can_sell = matches!(
-            self.holds.get(place).status,
-            HoldStatus::Held | HoldStatus::InPayment | HoldStatus::Expired
-        );
-        if let Some(refusal) = self.paused(place).filter(|_| can_sell) {
-            return refused(refusal);
-        }
-        self.settle(place, batch)?;
         match self.holds.get(place).status {
             HoldStatus::Held | HoldStatus::InPayment => self.confirm_live(place, c, origin, batch),
             HoldStatus::Expired if c.payment_ref.is_some() => {
@@ -201,14 +193,15 @@ impl Allocator {
         };
         let in_sale =
             |line: &crate::types::HeldLine| self.stocks[line.line.sku.0 as usize].counts(line.sale);
-        if !self.holds.lines(place).all(in_sale)
-            || self.holds.len() >= self.limits.reservations_max as usize
-        {
+        if !self.holds.lines(place).all(in_sale) {
             return self.refund_or(ended, c, origin, batch);
         }
         let Ok(lines) = Lines::new(self.holds.lines(place).map(|held| held.line)) else {
             return Err(self.violation("a reservation's lines are no cart"));
         };
+        if let Some(bound) = self.exhausted(c.user, &lines) {
+            return refused(Refusal::Busy { bound });
+        }
         if self.refuses_units(c.user, &lines, batch)?.is_some() {
             return self.refund_or(ended, c, origin, batch);
         }
@@ -285,9 +278,29 @@ impl Allocator {
             })
     }
 
+    /// The same, where resuming could still sell it.
+    fn pauses_sale(&self, place: u32) -> Option<Refusal> {
+        let status = self.holds.get(place).status;
+        let can_sell = status.is_live() || status == HoldStatus::Expired;
+        self.paused(place).filter(|_| can_sell)
+    }
+
     /// What became of a payment, within the retention.
     fn outcome(&self, payment_ref: PaymentRef) -> Option<Outcome> {
         let outcome = self.outcomes.find(payment_ref)?;
         (!self.has_retired(outcome.decided_at)).then_some(*outcome)
+    }
+}
+
+/// The first answer to this payment, if the command asks for it again.
+fn repeated(outcome: &Outcome, c: &Confirm) -> Option<Confirmation> {
+    match outcome.bought {
+        None => Some(Confirmation::RefundDue {
+            payment_ref: outcome.payment_ref,
+        }),
+        Some(reservation) if [outcome.asked, reservation].contains(&c.reservation) => {
+            Some(Confirmation::Sold { reservation })
+        }
+        Some(_) => None,
     }
 }

@@ -9,14 +9,7 @@ use crate::types::{
 
 impl Allocator {
     pub(super) fn reserve(&mut self, c: &Reserve, origin: &Origin, batch: &mut Batch) -> Decided {
-        let kept_until = c.asked_at.plus_ms(self.policy.key_retention_ms);
-        if kept_until <= self.now {
-            return refused(Refusal::TooOld);
-        }
-        if c.decide_by < self.now {
-            return refused(Refusal::TooLate);
-        }
-        if let Some(refusal) = self.refuses_cart(&c.lines) {
+        if let Some(refusal) = self.refuses_cart(c.user, &c.lines) {
             return refused(refusal);
         }
         if let Some(refusal) = self.refuses_units(c.user, &c.lines, batch)? {
@@ -27,10 +20,10 @@ impl Allocator {
     }
 
     /// What speaks against a cart whatever the stock is: bounds, unknown SKUs, closed sales.
-    fn refuses_cart(&self, lines: &Lines) -> Option<Refusal> {
+    fn refuses_cart(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
         let all = || lines.as_slice().iter().zip(0_u16..);
         let stock = |line: &Line| self.stocks.get(line.sku.0 as usize);
-        if let Some(bound) = self.exhausted(lines.len()) {
+        if let Some(bound) = self.exhausted(user, lines) {
             return Some(Refusal::Busy { bound });
         }
         if let Some((_, line)) = all().find(|(line, _)| stock(line).is_none()) {
@@ -54,14 +47,33 @@ impl Allocator {
     }
 
     /// The first table that has no room for another reservation.
-    fn exhausted(&self, lines: usize) -> Option<Bound> {
-        if self.holds.len() >= self.limits.reservations_max as usize {
+    pub(super) fn exhausted(&self, user: UserId, lines: &Lines) -> Option<Bound> {
+        if self.reservations_are_full() {
             return Some(Bound::Reservations);
         }
-        if self.holds.counters_len() + lines > self.limits.counters_max as usize {
-            return Some(Bound::Counters);
+        let room = (self.limits.counters_max as usize).saturating_sub(self.holds.counting());
+        if lines.len() <= room {
+            return None;
         }
-        None
+        let needs_counter = |line: &&Line| {
+            let stock = self.stocks.get(line.sku.0 as usize);
+            stock.is_some_and(|stock| {
+                stock.rules.per_user.is_some()
+                    && !(stock.counts(stock.sale)
+                        && self.holds.counted(user, line.sku, stock.sale) > 0)
+            })
+        };
+        let new = lines.as_slice().iter().filter(needs_counter).count();
+        (new > room).then_some(Bound::Counters)
+    }
+
+    /// Counts what has not retired, whether or not the rest was freed.
+    fn reservations_are_full(&self) -> bool {
+        let max = self.limits.reservations_max as usize;
+        self.holds.len() >= max && {
+            let kept = self.ended.count_from(|&id| self.find(id).is_none());
+            self.holds.len() - (self.ended.len() - kept) >= max
+        }
     }
 
     /// What the user's limits and the stock say, after everything overdue that matters was expired.
@@ -125,7 +137,7 @@ impl Allocator {
         };
         let overdue: Vec<u32> = self
             .holds
-            .of_user(user)
+            .live_of_user(user)
             .filter(|&place| self.is_over(place))
             .collect();
         for &place in &overdue {

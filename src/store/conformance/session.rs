@@ -161,10 +161,10 @@ pub(super) fn expect<T: PartialEq + fmt::Debug>(
     found: &T,
     wanted: &T,
 ) -> Result<(), String> {
-    match found == wanted {
-        true => Ok(()),
-        false => Err(format!("{what} is {found:?} instead of {wanted:?}")),
+    if found == wanted {
+        return Ok(());
     }
+    Err(format!("{what} is {found:?} instead of {wanted:?}"))
 }
 
 /// Opens the log anew and compares what comes back with what was acknowledged.

@@ -19,6 +19,9 @@ use std::io;
 
 /// Frames larger than this are written in several pieces; only the last is then awaited by the caller.
 const PIECE_MAX: usize = 1 << 23;
+/// A segment that is longer than prepared grows by so many zero bytes at a time (a small one by its own size): a write that makes a file longer costs
+/// a journal commit of the file system, which small batches then share.
+const GROWTH: usize = 1 << 20;
 /// The buffer begins so large in bytes.
 const BUFFER_SIZE: usize = 1 << 18;
 
@@ -27,7 +30,11 @@ pub(super) struct Appender {
     segment: Segment,
     file: Box<dyn DiskFile>,
     end: u64,
+    /// The file has zeros or frames up to here.
+    prepared: u64,
     buffer: Blocks,
+    /// Zeros to grow by, once needed.
+    growth: Blocks,
 }
 
 impl Appender {
@@ -36,9 +43,11 @@ impl Appender {
     pub(super) fn new(disk: &dyn Disk, segment: Segment) -> io::Result<Self> {
         Ok(Self {
             file: disk.open(&segment.name(), Access::Append)?,
+            prepared: segment.len,
             segment,
             end: FRAMES_START,
             buffer: Blocks::zeroed(BUFFER_SIZE),
+            growth: Blocks::default(),
         })
     }
 
@@ -48,6 +57,7 @@ impl Appender {
     /// Those of the disk.
     pub(super) fn advance(&mut self, disk: &dyn Disk, segment: Segment) -> io::Result<()> {
         self.file = disk.open(&segment.name(), Access::Append)?;
+        self.prepared = segment.len;
         self.segment = segment;
         self.end = FRAMES_START;
         Ok(())
@@ -81,6 +91,12 @@ impl Appender {
         let tail = usize::try_from(self.end % BLOCK as u64).map_err(io::Error::other)?;
         let mut at = self.end - tail as u64;
         let mut filled = tail;
+        let growth = usize::try_from(self.segment.len).map_or(GROWTH, |len| len.min(GROWTH));
+        if self.end + len as u64 > self.prepared && len < growth {
+            self.growth.grow(growth);
+            self.file.write_at(&self.growth[..growth], self.prepared)?;
+            self.prepared += growth as u64;
+        }
         let wanted = (tail + len).min(PIECE_MAX).next_multiple_of(BLOCK);
         if self.buffer.len() < wanted {
             // Twice as much as needed: batches of a growing load don't each allocate.
@@ -107,6 +123,7 @@ impl Appender {
         let last_block = filled - filled % BLOCK;
         self.buffer.copy_within(last_block..filled, 0);
         self.end += len as u64;
+        self.prepared = self.prepared.max(at + written as u64);
         Ok(())
     }
 }

@@ -157,13 +157,18 @@ fn undisturbed(options: &JournalOptions) -> (SimDisk, History) {
 
 #[test]
 fn what_was_acknowledged_survives_a_crash_at_every_step() {
-    for retention in [Retention::Keep, Retention::Delete] {
+    // Keeping all is the smaller half of deleting; two survivals do for it.
+    let some = [Survival::Everything, Survival::Sectors];
+    for (retention, survivals) in [
+        (Retention::Keep, some.as_slice()),
+        (Retention::Delete, &Survival::ALL),
+    ] {
         let options = options(retention.clone());
         let steps = undisturbed(&options).0.steps();
         assert!(steps > 80, "the workload has {steps} steps");
         for step in 1..=steps {
-            for survival in Survival::ALL {
-                println!("crash at step {step} of {retention:?}, {survival:?}, seed {step}");
+            for &survival in survivals {
+                eprintln!("crash at step {step} of {retention:?}, {survival:?}, seed {step}");
                 crash_at(&options, step, survival, step);
             }
         }
@@ -175,7 +180,11 @@ fn crash_at(options: &JournalOptions, step: u64, survival: Survival, seed: u64) 
     disk.stop_at(step, Stop::Crash);
     // The crash may fall on a helper's step, which fails no commit; then the next commit does, or closing does.
     let _ = workload(&disk, options, &mut history);
-    let mut disk = disk.after_crash(survival, seed);
+    // Where everything survives, it was the process that was killed; power is lost later.
+    let (mut disk, survival) = match survival {
+        Survival::Everything => (disk.after_kill(), Survival::Nothing),
+        survival => (disk.after_crash(survival, seed), survival),
+    };
 
     // A second crash, while it recovers or goes on.
     let mut random = Random(seed);
@@ -211,7 +220,7 @@ fn an_operation_that_fails_loses_nothing_and_ends_the_writer() {
     let steps = undisturbed(&options).0.steps();
     for step in 1..=steps {
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
-            println!("{kind:?} at step {step}");
+            eprintln!("{kind:?} at step {step}");
             let (disk, mut history) = (SimDisk::default(), History::new());
             disk.stop_at(step, Stop::Fail(kind));
             // Helpers may fail without harm.
@@ -363,4 +372,60 @@ fn snapshots_are_used_and_spare_old_segments() {
 
     let all = replay(&disk, Some(0), false, &mut Tally::default(), &mut |_| {});
     assert!(all.is_err(), "without snapshots the log has no beginning");
+}
+
+#[test]
+fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
+    let options = options(Retention::Delete);
+    let (disk, mut history) = undisturbed(&options);
+    let newest = super::snapshot::snapshots(&disk).expect("it lists");
+    assert_eq!(newest.len(), 2, "two snapshots stay");
+    let name = super::snapshot::snapshot_name(newest[0]);
+    disk.edit(&name, |bytes| bytes[4096 + 20] ^= 1);
+    let mut store = store(&disk, &options);
+    history.open(&mut store).expect("the older one serves");
+    let warnings = store.warnings();
+    assert!(
+        warnings.iter().any(|warning| warning.contains(&name)),
+        "it is told: {warnings:?}"
+    );
+}
+
+#[test]
+fn opening_vouches_for_everything_before_it() {
+    let options = options(Retention::Keep);
+    let (disk, mut history) = (SimDisk::default(), History::new());
+    let mut first = store(&disk, &options);
+    history.open(&mut first).expect("it opens");
+    history.commit(&mut first, 3).expect("it commits");
+    drop(first);
+    history
+        .open(&mut store(&disk, &options))
+        .expect("it opens again");
+    disk.edit("segment-0000000001.log", |bytes| bytes[4096 + 100] ^= 1);
+    let read = replay(&disk, None, false, &mut Tally::default(), &mut |_| {});
+    let text = read.err().expect("it is refused").to_string();
+    assert!(text.contains("segment-0000000001.log, byte 4096"), "{text}");
+}
+
+#[test]
+fn what_a_zombie_appends_after_a_takeover_is_refused() {
+    let options = options(Retention::Keep);
+    let (old, mut history) = (SimDisk::default(), History::new());
+    let mut zombie = store(&old, &options);
+    history.open(&mut zombie).expect("it opens");
+    history.commit(&mut zombie, 3).expect("it commits");
+    // A lock that doesn't hold, as on some network file systems.
+    let disk = old.after_kill();
+    let mut tally = Tally::default();
+    store(&disk, &options)
+        .open(&request(), &mut tally, &mut |_| {})
+        .expect("it opens");
+    history.commit(&mut zombie, 3).expect("it commits");
+    let name = "segment-0000000001.log";
+    let appended = old.edit(name, |bytes| bytes.clone());
+    disk.edit(name, |bytes| *bytes = appended);
+    let read = replay(&disk, None, false, &mut Tally::default(), &mut |_| {});
+    let text = read.err().expect("it is refused").to_string();
+    assert!(text.contains("the writer found batch 1 last"), "{text}");
 }

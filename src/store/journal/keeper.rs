@@ -1,153 +1,24 @@
-//! The helpers beside the writer: one prepares the next segment, one makes snapshots and keeps or removes old segments.
-//! Neither sees the live state or the active segment's end, and neither is needed for a commit to succeed.
-//!
-//! ```text
-//! writer ── next segment's header ──► preparer ── segment ──► writer
-//!        ── segments below n are closed ──► keeper: fresh replica, restore last snapshot, apply, export
-//!                                                   then archive or delete what two snapshots cover
-//! ```
+//! Makes snapshots from closed segments, and keeps, archives or removes what they cover. It sees neither the live state nor
+//! the active segment, and no commit waits for it.
 //!
 //! Invariants. I1: a segment is removed only if the second newest snapshot covers it, so a damaged newest one never
-//! costs the log. I2: helpers stop between two slices (or batches) when told, and have ended when `Worker` is dropped.
-//! I3: a failure, also a panic of the replica, is a warning and leaves the log as it is.
+//! costs the log. I2: it stops between two batches when told. I3: a failure, also a panic of the replica, is a
+//! warning and leaves the log as it is.
 
 use super::disk::Disk;
 use super::scan::{ChainEnd, scan};
-use super::segment::{segments, unfinished};
+use super::segment::segments;
 use super::snapshot::{self, snapshot_name, snapshots};
+use super::worker::Notes;
 use super::{JournalOptions, Retention, fatal};
 use crate::store::{ReplicaFactory, StoreError};
-use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
 
 /// Snapshots that stay.
 const SNAPSHOTS_KEPT: usize = 2;
-/// Warnings that are remembered.
-const WARNINGS_MAX: usize = 8;
-
-/// What helpers share with the writer.
-#[derive(Clone, Default)]
-pub(super) struct Notes(Arc<Mutex<NotesInner>>);
-
-#[derive(Default)]
-struct NotesInner {
-    stop: bool,
-    warnings: Vec<String>,
-}
-
-impl Notes {
-    pub(super) fn stopped(&self) -> bool {
-        self.0.lock().stop
-    }
-
-    pub(super) fn stop(&self) {
-        self.0.lock().stop = true;
-    }
-
-    pub(super) fn warn(&self, warning: String) {
-        let warnings = &mut self.0.lock().warnings;
-        if warnings.len() < WARNINGS_MAX && !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
-    pub(super) fn warnings(&self) -> Vec<String> {
-        self.0.lock().warnings.clone()
-    }
-}
-
-/// Does jobs one after the other: on a thread of low priority, or on the caller's at once.
-pub(super) struct Worker<J, R> {
-    /// `None` once it is to end.
-    jobs: Option<Jobs<J, R>>,
-    results: Receiver<R>,
-    thread: Option<JoinHandle<()>>,
-}
-
-enum Jobs<J, R> {
-    Thread(Sender<J>),
-    Inline(Box<dyn FnMut(J) -> R + Send>, Sender<R>),
-}
-
-impl<J: Send + 'static, R: Send + 'static> Worker<J, R> {
-    /// Jobs are done on a thread of this name.
-    pub(super) fn on_thread(
-        name: &str,
-        mut work: impl FnMut(J) -> R + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (jobs, todo) = channel::<J>();
-        let (done, results) = channel();
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                lower_priority();
-                for job in todo {
-                    if done.send(work(job)).is_err() {
-                        break;
-                    }
-                }
-            })?;
-        Ok(Self {
-            jobs: Some(Jobs::Thread(jobs)),
-            results,
-            thread: Some(thread),
-        })
-    }
-
-    /// Jobs are done where they are given: for tests, which want one order of things.
-    pub(super) fn inline(work: impl FnMut(J) -> R + Send + 'static) -> Self {
-        let (done, results) = channel();
-        Self {
-            jobs: Some(Jobs::Inline(Box::new(work), done)),
-            results,
-            thread: None,
-        }
-    }
-
-    pub(super) fn give(&mut self, job: J) {
-        // A helper that has ended (it can't, but by a panic it reported) leaves the job undone.
-        match &mut self.jobs {
-            Some(Jobs::Thread(jobs)) => drop(jobs.send(job)),
-            Some(Jobs::Inline(work, done)) => drop(done.send(work(job))),
-            None => {}
-        }
-    }
-
-    /// The result of a finished job.
-    pub(super) fn take(&self) -> Option<R> {
-        self.results.try_recv().ok()
-    }
-
-    /// Waits for the result of a job; `None` if there is none to come.
-    pub(super) fn wait(&self) -> Option<R> {
-        self.results.recv().ok()
-    }
-}
-
-impl<J, R> Drop for Worker<J, R> {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported as a warning where it happened.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The writer's thread should get the processor first.
-#[cfg(target_os = "linux")]
-fn lower_priority() {
-    // On Linux this is the calling thread's own; without it everything works, only less smoothly.
-    let _ = rustix::process::setpriority_process(None, 19);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() {}
-
 /// Segments that will not change any more.
+#[derive(Clone, Copy)]
 pub(super) struct Closed {
     /// The last of them.
     pub(super) index: u64,
@@ -289,9 +160,4 @@ impl Keeper {
         }
         Ok(())
     }
-}
-
-/// True for names of files that were never finished.
-pub(super) fn is_unfinished(name: &str) -> bool {
-    name.ends_with(&unfinished(""))
 }

@@ -25,7 +25,7 @@ pub struct JournalOptions {
     /// The size of a full-grown segment in bytes (64 MiB); the first ones of a run are smaller. A larger batch makes
     /// its segment larger.
     pub segment_size: u64,
-    /// The size of the first segment of a run in bytes (1 MiB); each next one is at most 8 times as large.
+    /// The size of the first segment of a run in bytes (1 MiB); each next one is at most 4 times as large.
     pub first_segment_size: u64,
     /// A snapshot is made when closed segments hold so many bytes since the last one (1 GiB); `None`: never.
     pub snapshot_every_bytes: Option<u64>,
@@ -53,7 +53,7 @@ impl JournalOptions {
 
     /// The size of the segment after one of `len` bytes.
     pub(super) fn size_after(&self, len: u64) -> u64 {
-        const GROWTH: u64 = 8;
+        const GROWTH: u64 = 4;
         Self::whole(len.saturating_mul(GROWTH).min(self.segment_size))
     }
 }

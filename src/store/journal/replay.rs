@@ -53,9 +53,10 @@ pub(super) fn replay(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Replayed, StoreError> {
     let mut warnings = Vec::new();
-    let snapshot = match from_snapshot {
-        true => snapshot::newest(disk, shard, &mut warnings)?,
-        false => None,
+    let snapshot = if from_snapshot {
+        snapshot::newest(disk, shard, &mut warnings)?
+    } else {
+        None
     };
     let (first, shard, from) = match &snapshot {
         Some(header) => (
@@ -106,7 +107,8 @@ fn pipeline(
                 break;
             }
             progress(Progress {
-                done: group.read,
+                // A segment may have grown since it was counted.
+                done: group.read.min(total),
                 total: Some(total),
             });
             // Nobody takes it when the reader has finished.

@@ -107,13 +107,14 @@ pub(super) fn scan(
             chain: from,
             ..Scanned::default()
         },
+        segments,
         stopped: None,
         batch: Batch::default(),
         bytes_before: 0,
     };
     for segment in segments {
         scan.check_base(segment)?;
-        scan.segment(segment, feed)?;
+        scan.segment(segment, FRAMES_START, feed)?;
         scan.bytes_before += segment.len;
     }
     Ok(scan.found)
@@ -122,8 +123,10 @@ pub(super) fn scan(
 struct Scan<'a> {
     disk: &'a dyn Disk,
     found: Scanned,
-    /// Where the last segment's frames ended: the place to name if a later one proves that this was too early.
-    stopped: Option<(String, u64)>,
+    segments: &'a [Segment],
+    /// The index of the segment, and the offset in it, where the next frame would be: the place to name if a later
+    /// segment proves that something is missing.
+    stopped: Option<(u64, u64)>,
     batch: Batch,
     bytes_before: u64,
 }
@@ -167,35 +170,42 @@ impl Scan<'_> {
 
     /// Something is missing before this segment: names the place where the log stopped.
     fn missing(&self, segment: &Segment, what: &str) -> StoreError {
-        let (name, offset) = match &self.stopped {
-            Some((name, offset)) => (name.clone(), *offset),
+        let (name, offset) = match self.stopped {
+            Some((before, offset)) => (segment_name(before), offset),
             None if segment.header.index > 1 => (segment_name(segment.header.index - 1), 0),
             None => (segment.name(), 0),
         };
         damaged(self.disk, &name, offset, what)
     }
 
-    fn segment(&mut self, segment: &Segment, feed: &mut Feed<'_>) -> Result<(), StoreError> {
+    /// Reads a segment from `at` on. A writer may be at work: before anything is called damaged it is read once more.
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        mut at: u64,
+        feed: &mut Feed<'_>,
+    ) -> Result<(), StoreError> {
         let name = segment.name();
-        let failed = |error: &io::Error, disk: &dyn Disk| {
-            io_failed(error, &place(disk, &name), "reading the log")
-        };
-        let mut window =
-            Window::open(self.disk, &name).map_err(|error| failed(&error, self.disk))?;
-        let mut at = FRAMES_START;
+        let path = place(self.disk, &name);
+        let failed = |error: &io::Error| io_failed(error, &path, "reading the log");
+        let mut window = Window::open(self.disk, &name).map_err(|error| failed(&error))?;
+        let from = at;
+        let (mut read_again, mut garbage) = (false, false);
         loop {
             let found = self.frame_at(&mut window, at, segment);
-            match found.map_err(|error| failed(&error, self.disk))? {
+            match found.map_err(|error| failed(&error))? {
                 Found::Batch { end } => {
+                    if at == FRAMES_START && self.is_ahead() && !read_again {
+                        // The segment before may have grown since it was read.
+                        self.catch_up(segment, feed)?;
+                        read_again = true;
+                        continue;
+                    }
                     self.check_batch(segment, at)?;
-                    // What follows proves that an unreadable end before it was dropped in its time.
-                    self.found.dropped_tail = None;
-                    self.found.batches_read += 1;
-                    self.found.events_read += self.batch.event_records().len() as u64;
-                    self.found.chain.follow(&self.batch);
-                    feed(&mut self.batch, self.bytes_before + end)?;
+                    self.take_batch(end, feed)?;
                     at = end;
                     self.found.end = Some((segment.header.index, at));
+                    read_again = false;
                 }
                 Found::Seal { header } => {
                     self.check_seal(&header, segment, at)?;
@@ -206,9 +216,18 @@ impl Scan<'_> {
                 Found::End => break,
                 Found::Garbage(what) => {
                     let later = find_frame(&mut window, at, segment);
-                    match later.map_err(|error| failed(&error, self.disk))? {
+                    match later.map_err(|error| failed(&error))? {
                         // The seal's first copy is damaged, and nothing else.
-                        Some(header) if self.check_seal(&header, segment, at).is_ok() => break,
+                        Some(header) if self.check_seal(&header, segment, at).is_ok() => {
+                            self.found.end = Some((segment.header.index, window.len()));
+                            break;
+                        }
+                        Some(_) if !read_again => {
+                            window =
+                                Window::open(self.disk, &name).map_err(|error| failed(&error))?;
+                            read_again = true;
+                            continue;
+                        }
                         Some(header) => {
                             let number = header.number;
                             let what = format!("{what}, and batch {number} was committed");
@@ -216,17 +235,49 @@ impl Scan<'_> {
                         }
                         None => {}
                     }
-                    let place = place(self.disk, &name);
                     self.found.dropped_tail = Some(format!(
                         "{}, byte {at}: {what}; it was not acknowledged, or nothing was after it",
-                        place.display()
+                        path.display()
                     ));
+                    garbage = true;
                     break;
                 }
             }
         }
-        self.stopped = Some((name, at));
+        // Segments that were prepared and never used don't move it.
+        if at > from || garbage || self.stopped.is_none() {
+            self.stopped = Some((segment.header.index, at));
+        }
         Ok(())
+    }
+
+    /// True if the batch that was read is not the next one but a later one.
+    fn is_ahead(&self) -> bool {
+        self.batch.header.number > self.found.chain.number + 1
+    }
+
+    /// Reads on where the segments before `segment` ended.
+    fn catch_up(&mut self, segment: &Segment, feed: &mut Feed<'_>) -> Result<(), StoreError> {
+        let Some((first, offset)) = self.stopped else {
+            return Ok(());
+        };
+        for before in self.segments {
+            let index = before.header.index;
+            if (first..segment.header.index).contains(&index) {
+                let at = if index == first { offset } else { FRAMES_START };
+                self.segment(before, at, feed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, end: u64, feed: &mut Feed<'_>) -> Result<(), StoreError> {
+        // What follows proves that an unreadable end before it was dropped in its time.
+        self.found.dropped_tail = None;
+        self.found.batches_read += 1;
+        self.found.events_read += self.batch.event_records().len() as u64;
+        self.found.chain.follow(&self.batch);
+        feed(&mut self.batch, self.bytes_before + end)
     }
 
     /// Whether a seal says that the log is complete here.
@@ -267,22 +318,21 @@ impl Scan<'_> {
     /// Reads the frame at an offset; a batch goes to `self.batch`.
     fn frame_at(&mut self, window: &mut Window, at: u64, segment: &Segment) -> io::Result<Found> {
         let rest = window.len().saturating_sub(at);
-        let frame = match rest < FRAME_HEADER_SIZE as u64 {
-            true => None,
-            false => {
-                let bytes = window.get(at, FRAME_HEADER_SIZE)?;
-                let header = bytes.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
-                FrameHeader::decode(header, &segment.key)
-            }
+        let frame = if rest < FRAME_HEADER_SIZE as u64 {
+            None
+        } else {
+            let bytes = window.get(at, FRAME_HEADER_SIZE)?;
+            let header = bytes.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+            FrameHeader::decode(header, &segment.key)
         };
         let Some(header) = frame else {
-            return Ok(match is_zero(window, at)? {
-                true => Found::End,
-                false => Found::Garbage(format!(
-                    "what follows batch {} is no frame",
-                    self.found.chain.number
-                )),
-            });
+            if is_zero(window, at)? {
+                return Ok(Found::End);
+            }
+            let number = self.found.chain.number;
+            return Ok(Found::Garbage(format!(
+                "what follows batch {number} is no frame"
+            )));
         };
         if header.kind == FrameKind::Seal {
             return Ok(Found::Seal { header });

@@ -26,6 +26,8 @@ pub(super) const FRAMES_START: u64 = BLOCK as u64;
 const MAGIC: [u8; 8] = *b"stockade";
 /// magic 8, version 4, shard 2, takeover 2, index 8, epoch 8, writer 16, base number 8, base hash 32
 const CHECKED: usize = 8 + 4 + 2 + 2 + 8 + 8 + 16 + 8 + 32;
+/// The end of the name of a file that is being made.
+const UNFINISHED: &str = ".new";
 /// Zeros are written so many at a time, so that a commit never waits behind many.
 const FILL_SLICE: usize = 1 << 18;
 
@@ -61,7 +63,12 @@ pub(super) fn segment_name(index: u64) -> String {
 
 /// A file that is being made: without its final name it doesn't count, and an opening removes it.
 pub(super) fn unfinished(name: &str) -> String {
-    format!("{name}.new")
+    format!("{name}{UNFINISHED}")
+}
+
+/// True for a file that was never finished.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(UNFINISHED).is_some()
 }
 
 pub(super) fn segment_index(name: &str) -> Option<u64> {
@@ -217,9 +224,10 @@ fn check_neighbours(
         let missing = segment_name(before.index + 1);
         return Err(damaged(disk, &missing, 0, "the file is missing"));
     }
-    let follows = match after.takeover {
-        true => after.token.epoch == before.token.epoch + 1,
-        false => after.token == before.token,
+    let follows = if after.takeover {
+        after.token.epoch == before.token.epoch + 1
+    } else {
+        after.token == before.token
     };
     if !follows || after.shard != before.shard {
         let what = "its writer doesn't follow the one before";

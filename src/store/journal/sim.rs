@@ -76,6 +76,7 @@ pub(super) enum Stop {
     Fail(io::ErrorKind),
 }
 
+#[derive(Clone)]
 enum NameChange {
     Set(String, usize),
     Unset(String),
@@ -133,8 +134,20 @@ impl SimDisk {
     }
 
     /// Arranges what happens at a step, counted from the beginning.
-    pub(super) fn stop_at(&self, step: u64, stop: Stop) {
-        self.0.lock().stop = Some((step, stop));
+    pub(super) fn stop_at(&self, step: u64, how: Stop) {
+        self.0.lock().stop = Some((step, how));
+    }
+
+    /// The disk after the process was killed: what it wrote is there to be read, but not durable.
+    pub(super) fn after_kill(&self) -> Self {
+        let state = self.0.lock();
+        Self(Arc::new(Mutex::new(State {
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            name_changes: state.name_changes.clone(),
+            files: state.files.clone(),
+            ..State::default()
+        })))
     }
 
     /// The disk after a loss of power.
@@ -207,10 +220,10 @@ impl State {
     }
 
     fn alive(&self) -> io::Result<()> {
-        match self.dead {
-            true => Err(io::Error::other("the machine is off")),
-            false => Ok(()),
+        if self.dead {
+            return Err(io::Error::other("the machine is off"));
         }
+        Ok(())
     }
 
     fn change(&mut self, changes: Vec<NameChange>) -> io::Result<()> {

@@ -1,0 +1,262 @@
+//! What the allocator alone decides per second, how long it ever stalls, and what a reservation costs in memory.
+//!
+//! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose
+//! name contains it. A decision is an accepted
+//! single-line reservation of a new user with a new key, limits and retention on, its event encoded; the tables are
+//! presized and each batch of 1,000 is touched first, as the engine does. `base` is the harness: making the commands and
+//! reading the clock. Medians of `RUNS`; the longest stall is the worst of them.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use stockade::allocator::{Allocator, Limits};
+use stockade::types::{
+    Answer, Availability, Batch, BatchHeader, Command, Decision, DefineSku, Gate, IdempotencyKey,
+    Refusal, Reserve, Rules, SetGate, SkuId, SkuName, Timestamp, UserId,
+};
+
+const BATCH: usize = 1_000;
+/// Commands that are touched before the first of them is decided: more pages than that don't stay in the TLB.
+const TOUCHED: usize = 128;
+const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): users and keys are spread as UUIDs and hashes are.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn wide(&mut self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+}
+
+/// One sale that is driven batch by batch.
+struct Sale {
+    allocator: Allocator,
+    batch: Batch,
+    published: Vec<Availability>,
+    commands: Vec<Command>,
+    numbers: Numbers,
+    now: Timestamp,
+    accepted: u64,
+}
+
+impl Sale {
+    fn open(presize: u32, units: u64, hold_ms: u32) -> Self {
+        let limits = Limits {
+            presize,
+            ..Limits::default()
+        };
+        let mut sale = Self {
+            allocator: Allocator::new(limits, 42),
+            batch: Batch::default(),
+            published: Vec::new(),
+            commands: Vec::with_capacity(BATCH),
+            numbers: Numbers(1),
+            now: START,
+            accepted: 0,
+        };
+        let name = SkuName::new("SNEAKER-42").expect("a plain name");
+        let rules = Rules {
+            hold_ms,
+            ..Rules::default()
+        };
+        let define = DefineSku::new(UserId(1), name, units).rules(rules);
+        sale.commands
+            .push(define.expect("rules that can be").into());
+        let open = SetGate::new(UserId(1), SkuId(0), Gate::Open);
+        sale.commands.push(open.into());
+        sale.decide();
+        sale
+    }
+
+    /// New users with new keys, one unit each.
+    fn fill(&mut self) {
+        self.commands.clear();
+        for _ in 0..BATCH {
+            let user = UserId(self.numbers.wide());
+            let key = IdempotencyKey::new(self.numbers.wide()).expect("not zero");
+            let reserve = Reserve::one(user, SkuId(0), 1).expect("one unit");
+            self.commands.push(reserve.key(key).into());
+        }
+    }
+
+    /// One batch, timed.
+    fn decide(&mut self) -> Duration {
+        let start = Instant::now();
+        self.batch.clear();
+        self.batch.header = BatchHeader {
+            stamp: self.now,
+            first_sequence: self.allocator.sequence() + 1,
+            ..BatchHeader::default()
+        };
+        let begun = self.allocator.begin(&self.batch.header);
+        begun.expect("batches follow each other");
+        let swept = self.allocator.sweep(&mut self.batch);
+        swept.expect("no law breaks");
+        for run in self.commands.chunks(TOUCHED) {
+            let touched = run.iter().map(|command| self.allocator.touch(command));
+            black_box(touched.fold(0, |sum, word| sum ^ word));
+            for command in run {
+                let answer = self.allocator.decide(command, &mut self.batch);
+                match answer.expect("no law breaks") {
+                    Answer::Decided(Decision::Refused(refusal)) => {
+                        assert!(matches!(refusal, Refusal::SoldOut { .. }), "{refusal}");
+                    }
+                    answer => {
+                        black_box(answer);
+                        self.accepted += 1;
+                    }
+                }
+            }
+        }
+        self.published.clear();
+        let finished = self.allocator.finish(&mut self.published);
+        finished.expect("no law is broken");
+        black_box(&self.batch);
+        start.elapsed()
+    }
+
+    /// So many decisions, `step` later with each batch: the time that each batch took.
+    fn run(&mut self, decisions: usize, step: Duration) -> Vec<Duration> {
+        let batches = (0..decisions / BATCH).map(|_| {
+            self.now = self.now.plus(step);
+            self.fill();
+            self.decide()
+        });
+        batches.collect()
+    }
+
+    fn check(&self, accepted: u64) {
+        assert_eq!(self.accepted, accepted + 2, "what was accepted");
+        let availability = self.allocator.availability(SkuId(0));
+        let taken = availability.map(|now| now.total - now.available);
+        assert!(
+            taken.is_some_and(|taken| taken <= accepted),
+            "no unit is taken twice"
+        );
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let is_test = args.iter().any(|arg| arg == "--test");
+    let filter = args.iter().find(|arg| !arg.starts_with("--"));
+    let is_wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter.as_str()));
+    let scale = if is_test { 100 } else { 1 };
+    let (million, runs) = (1_000_000 / scale, if is_test { 1 } else { 5 });
+    let step = Duration::from_micros(100);
+    println!("allocator/decide, batches of {BATCH}, medians of {runs}");
+
+    // First, while the process is small: memory that was given back would hide what is taken.
+    if is_wanted("growth") {
+        let (stall, bytes) = grow(10 * million, step, runs.min(3));
+        let stall_ms = stall.as_secs_f64() * 1e3;
+        println!("{:<32} {stall_ms:>10.3} ms", "growth/longest_1000");
+        println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
+    }
+    let row = |name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>| {
+        if is_wanted(name) {
+            row(name, runs, run);
+        }
+    };
+    row("base/harness", runs, &|| base(million));
+    row("accepted/1M_users", runs, &|| {
+        reserve(million, million, step)
+    });
+    row("accepted/10M_live", runs.min(3), &|| {
+        reserve(9 * million, million, step)
+    });
+    row("sell_out/4_percent_accepted", runs, &|| {
+        sell_out(million, step)
+    });
+    row("expiry/every_hold_lapses", runs, &|| expire(2 * million));
+}
+
+/// The median of the runs' rates; beside it the rate of the typical batch, which shows how disturbed the machine was.
+fn row(name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>) {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let rate = |decisions: usize, took: Duration| decisions as f64 / took.as_secs_f64() / 1e6;
+    let (mut rates, mut typical): (Vec<f64>, Vec<f64>) = (0..runs)
+        .map(|_| {
+            let mut times = run();
+            times.sort();
+            let all = rate(times.len() * BATCH, times.iter().sum());
+            (all, rate(BATCH, times[times.len() / 2]))
+        })
+        .unzip();
+    rates.sort_by(f64::total_cmp);
+    typical.sort_by(f64::total_cmp);
+    let (rate, typical) = (rates[runs / 2], typical[runs / 2]);
+    println!("{name:<32} {rate:>10.2} M/s   typical batch {typical:>6.2} M/s");
+}
+
+fn base(decisions: usize) -> Vec<Duration> {
+    let mut sale = Sale::open(0, 1, 1);
+    let batches = (0..decisions / BATCH).map(|_| {
+        sale.fill();
+        let start = Instant::now();
+        for command in &sale.commands {
+            black_box(command.origin());
+        }
+        start.elapsed()
+    });
+    batches.collect()
+}
+
+/// The times of the last `measured` of all.
+fn reserve(before: usize, measured: usize, step: Duration) -> Vec<Duration> {
+    let all = before + measured;
+    let presize = u32::try_from(all).expect("millions");
+    let mut sale = Sale::open(presize, 2 * all as u64, 120_000);
+    sale.run(before, step);
+    let took = sale.run(measured, step);
+    sale.check(all as u64);
+    took
+}
+
+fn sell_out(decisions: usize, step: Duration) -> Vec<Duration> {
+    let units = decisions as u64 / 25;
+    let mut sale = Sale::open(u32::try_from(units).expect("thousands"), units, 120_000);
+    let took = sale.run(decisions, step);
+    sale.check(units);
+    took
+}
+
+/// Holds of 10 ms, one batch every 100 us: 100,000 are live at a time.
+fn expire(decisions: usize) -> Vec<Duration> {
+    let presize = u32::try_from(decisions).expect("millions");
+    let mut sale = Sale::open(presize, decisions as u64, 10);
+    let took = sale.run(decisions, Duration::from_micros(100));
+    sale.check(decisions as u64);
+    took
+}
+
+/// From empty, not presized: the longest batch, and the bytes per live reservation.
+fn grow(decisions: usize, step: Duration, runs: usize) -> (Duration, u64) {
+    let mut longest = Duration::ZERO;
+    let mut bytes = 0;
+    for _ in 0..runs {
+        let before = resident_bytes();
+        let mut sale = Sale::open(0, 2 * decisions as u64, 120_000);
+        let times = sale.run(decisions, step);
+        longest = longest.max(times.into_iter().max().unwrap_or_default());
+        // Later runs find memory that earlier ones gave back, so the first one counts.
+        bytes = bytes.max(resident_bytes().saturating_sub(before) / decisions as u64);
+        sale.check(decisions as u64);
+    }
+    (longest, bytes)
+}
+
+/// 0 where there is no `/proc`.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1);
+    pages.and_then(|pages| pages.parse().ok()).unwrap_or(0) * 4_096
+}
