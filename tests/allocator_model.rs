@@ -32,7 +32,7 @@ fn scripts_reach_every_event_and_every_refusal() {
     for seed in 0..60_u64 {
         let pair = Pair::run(&bytes(seed, 8_000));
         kinds.extend(pair.events.iter().map(|event| event.encode()[0]));
-        codes.extend(pair.refusals.iter().map(|refusal| refusal.code()));
+        codes.extend(pair.refusals.iter().map(stockade::types::Refusal::code));
     }
     let missing: Vec<_> = RefusalCode::ALL
         .iter()

@@ -348,6 +348,7 @@ fn every_refusal_has_a_row_that_is_refused_so() {
 }
 
 /// Both apply; the first must be the answer.
+#[expect(clippy::type_complexity, reason = "a table of rows")]
 const PAIRS: &[(RefusalCode, RefusalCode, fn() -> Decision)] = &[
     (RefusalCode::KeyConflict, RefusalCode::TooOld, || {
         let mut sale = Sale::new();

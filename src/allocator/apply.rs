@@ -87,6 +87,7 @@ impl Allocator {
             .refuse(record, entry, self.policy.refused_keys_max.into());
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
     fn change(&mut self, event: &Event) -> Result<(), String> {
         match &event.kind {
             EventKind::SkuNamed { sku, name } => {
@@ -439,7 +440,7 @@ impl Allocator {
         }
         let scope = self.scope_of(first.line.sku);
         let time = self.without_credit(expires_at)?;
-        let place = self.holds.insert(NewHold {
+        let place = self.holds.insert(&NewHold {
             id,
             user: origin.user,
             first,

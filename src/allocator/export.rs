@@ -174,6 +174,7 @@ impl Allocator {
         self.take_in(record).map_err(|what| self.violation(what))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
     fn take_in(&mut self, record: &StateRecord) -> Result<(), String> {
         match record {
             StateRecord::Meta {
@@ -360,7 +361,7 @@ impl Allocator {
             status,
             is_moved: moved,
         };
-        let place = self.holds.insert(new);
+        let place = self.holds.insert(&new);
         if status.is_live() {
             self.schedule(place);
         } else {

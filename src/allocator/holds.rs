@@ -348,7 +348,7 @@ impl Holds {
         }
     }
 
-    pub(super) fn insert(&mut self, new: NewHold<'_>) -> u32 {
+    pub(super) fn insert(&mut self, new: &NewHold<'_>) -> u32 {
         let user = self.user_or_new(new.user);
         let more = if new.more.is_empty() {
             NONE

@@ -2,16 +2,14 @@
 //!
 //! An [`Event`] is 128 bytes. The log's sequence counts events, from 1, without gaps. A command that needs more
 //! than one record (a cart of many lines, a SKU's definition) writes its continuations *first* and the record
-//! that takes effect last, all in one batch; so an effect is always one event. A [`RefusalRecord`] is 64 bytes
-//! and has no sequence: it changes no stock, but it is a decision and answers its key.
+//! that takes effect last, all in one batch; so an effect is always one event. A
+//! [`RefusalRecord`](super::RefusalRecord) is 64 bytes and has no sequence: it changes no stock, but it is a decision
+//! and answers its key.
 
-use super::decision::{DecisionWords, RefusalWords};
-use super::record::{
-    DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
-};
+use super::record::{DecodeError, FORMAT_VERSION, RECORD_SIZE, Reader, Record, Writer};
 use super::{
-    CommandKind, Disposition, Gate, IdempotencyKey, Line, Origin, PaymentRef, Policy, Reason,
-    Refusal, ReservationId, Rules, SkuId, SkuName, Timestamp, UserId,
+    CommandKind, Disposition, Gate, Line, Origin, PaymentRef, Policy, Reason, ReservationId, Rules,
+    SkuId, SkuName, Timestamp,
 };
 
 /// Lines of a long cart that one continuation holds: (104 - 2) / 8.
@@ -170,139 +168,6 @@ impl EventKind {
     }
 }
 
-impl Writer<'_> {
-    #[inline]
-    pub(super) fn origin(&mut self, origin: &Origin) -> &mut Self {
-        let [a, b, c] = origin.fingerprints;
-        self.u128(origin.user.0)
-            .u128(origin.key.map_or(0, IdempotencyKey::get))
-            .u32(a)
-            .u32(b)
-            .u32(c)
-    }
-
-    #[inline]
-    pub(super) fn line(&mut self, line: Line) -> &mut Self {
-        self.u32(line.sku.0).u32(line.quantity)
-    }
-
-    pub(super) fn name(&mut self, name: &SkuName) -> &mut Self {
-        let bytes = name.as_str().as_bytes();
-        self.u8(u8::try_from(bytes.len()).unwrap_or(u8::MAX))
-            .bytes(bytes)
-    }
-
-    pub(super) fn policy(&mut self, policy: &Policy) -> &mut Self {
-        self.u64(policy.key_retention_ms)
-            .u64(policy.ended_retention_ms)
-            .u32(policy.payment_grace_ms)
-            .u32(policy.refused_keys_max)
-    }
-
-    pub(super) fn rules(&mut self, rules: &Rules) -> &mut Self {
-        self.u32(rules.hold_ms)
-            .u32(rules.per_user.unwrap_or(0))
-            .u32(rules.per_request.unwrap_or(0))
-            .u64(rules.opens_at.as_micros())
-            .u64(rules.closes_at.as_micros())
-    }
-}
-
-impl Reader<'_> {
-    #[inline]
-    pub(super) fn origin(&mut self) -> Origin {
-        Origin {
-            user: UserId(self.u128()),
-            key: IdempotencyKey::new(self.u128()),
-            fingerprints: [self.u32(), self.u32(), self.u32()],
-        }
-    }
-
-    #[inline]
-    pub(super) fn line(&mut self) -> Line {
-        Line {
-            sku: SkuId(self.u32()),
-            quantity: self.u32(),
-        }
-    }
-
-    pub(super) fn sku(&mut self) -> SkuId {
-        SkuId(self.u32())
-    }
-
-    pub(super) fn at(&mut self) -> Timestamp {
-        Timestamp::from_micros(self.u64())
-    }
-
-    pub(super) fn reservation(&mut self) -> ReservationId {
-        ReservationId::from_u64(self.u64())
-    }
-
-    /// No reservation has the number 0: sequences begin at 1.
-    pub(super) fn reservation_or_none(&mut self) -> Option<ReservationId> {
-        Some(self.u64())
-            .filter(|&number| number != 0)
-            .map(ReservationId::from_u64)
-    }
-
-    pub(super) fn payment(&mut self) -> Result<PaymentRef, DecodeError> {
-        PaymentRef::new(self.u128()).ok_or(DecodeError::Field {
-            what: "a payment's reference",
-        })
-    }
-
-    pub(super) fn name(&mut self) -> Result<SkuName, DecodeError> {
-        const WHAT: DecodeError = DecodeError::Field {
-            what: "a SKU's name",
-        };
-        let len = usize::from(self.u8());
-        let bytes: [u8; 64] = self.bytes();
-        let (name, rest) = bytes.split_at_checked(len).ok_or(WHAT)?;
-        let text = std::str::from_utf8(name).map_err(|_| WHAT)?;
-        let name = SkuName::new(text).map_err(|_| WHAT)?;
-        // A name that would be trimmed was never written.
-        if name.as_str().len() != len || rest.iter().any(|&byte| byte != 0) {
-            return Err(WHAT);
-        }
-        Ok(name)
-    }
-
-    pub(super) fn rules(&mut self) -> Result<Rules, DecodeError> {
-        let rules = Rules {
-            hold_ms: self.u32(),
-            per_user: Some(self.u32()).filter(|&limit| limit != 0),
-            per_request: Some(self.u32()).filter(|&limit| limit != 0),
-            opens_at: self.at(),
-            closes_at: self.at(),
-        };
-        rules.check().map_err(|_| DecodeError::Field {
-            what: "a SKU's rules",
-        })?;
-        Ok(rules)
-    }
-
-    pub(super) fn policy(&mut self) -> Result<Policy, DecodeError> {
-        let policy = Policy {
-            key_retention_ms: self.u64(),
-            ended_retention_ms: self.u64(),
-            payment_grace_ms: self.u32(),
-            refused_keys_max: self.u32(),
-        };
-        policy
-            .check()
-            .map_err(|_| DecodeError::Field { what: "a policy" })?;
-        Ok(policy)
-    }
-
-    pub(super) fn kind(&mut self) -> Result<CommandKind, DecodeError> {
-        let kind = self.u8();
-        CommandKind::from_u8(kind).ok_or(DecodeError::Kind {
-            what: "command",
-            kind,
-        })
-    }
-}
-
 impl Event {
     /// The record. See [`record`](super::record) for the layout's frame; the payload is the fields in order.
     #[inline]
@@ -314,6 +179,7 @@ impl Event {
 
     /// Into zeros: a record that is made elsewhere and copied costs more than its encoding.
     #[inline]
+    #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
     pub(super) fn encode_into(&self, record: &mut Record) {
         let mut w = Writer::new(record);
         w.u8(self.kind.number())
@@ -455,6 +321,7 @@ impl Event {
 
     /// # Errors
     /// Another version, an unknown kind, or a field that no writer of this version writes.
+    #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
     pub fn decode(record: &Record) -> Result<Self, DecodeError> {
         let mut r = Reader::new(record);
         let (number, version, shard, epoch) = (r.u8(), r.u8(), r.u16(), r.u32());
@@ -588,106 +455,5 @@ impl Event {
             epoch,
             kind,
         })
-    }
-}
-
-impl Reader<'_> {
-    pub(super) fn decision_words(&mut self) -> Result<DecisionWords, DecodeError> {
-        let words = (self.u8(), self.u64(), self.u64());
-        super::Decision::from_words(words).ok_or(DecodeError::Field { what: "a decision" })?;
-        Ok(words)
-    }
-}
-
-/// A refusal, as it is recorded and answers its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RefusalRecord {
-    /// Who asked.
-    pub origin: Origin,
-    /// For what kind of command.
-    pub kind: CommandKind,
-    /// Why not.
-    pub refusal: Refusal,
-}
-
-impl RefusalRecord {
-    /// Packs it; times are kept as whole milliseconds from the batch's stamp. `events_before` counts the events of its
-    /// batch that were recorded before it: replaying needs the order of what takes or frees a key.
-    ///
-    /// ```text
-    /// 0 code  1 kind  2 line  4 user  20 key  36 fingerprints (12)  48 SKU  52 detail (8)  60 events before
-    /// ```
-    ///
-    /// The second part of a reserve's detail has the place of its third fingerprint, which it doesn't use; other commands'
-    /// refusals have one part only.
-    #[inline]
-    pub fn encode(&self, stamp: Timestamp, events_before: u32) -> PackedRefusal {
-        let words = self.refusal.to_words(stamp);
-        let mut origin = self.origin;
-        let detail = if self.kind == CommandKind::Reserve {
-            origin.fingerprints[2] = words.short;
-            words.long
-        } else {
-            words.long | u64::from(words.short)
-        };
-        let mut packed = [0; super::record::REFUSAL_SIZE];
-        Writer::new(&mut packed)
-            .u8(words.code)
-            .u8(self.kind as u8)
-            .u16(words.line)
-            .origin(&origin)
-            .u32(words.sku)
-            .u64(detail)
-            .u32(events_before);
-        packed
-    }
-
-    /// # Errors
-    /// An unknown code or kind, or a detail that no writer writes.
-    #[expect(clippy::cast_possible_truncation, reason = "compared below")]
-    pub fn decode(packed: &PackedRefusal, stamp: Timestamp) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(packed);
-        let code = r.u8();
-        let kind = r.kind()?;
-        let line = r.u16();
-        let mut origin = r.origin();
-        let (sku, long) = (r.u32(), r.u64());
-        let short = if kind == CommandKind::Reserve {
-            std::mem::take(&mut origin.fingerprints[2])
-        } else {
-            long as u32
-        };
-        let words = RefusalWords {
-            code,
-            line,
-            sku,
-            long,
-            short,
-        };
-        let refusal = Refusal::from_words(&words, stamp);
-        let refusal = refusal.ok_or(DecodeError::Kind {
-            what: "refusal",
-            kind: code,
-        })?;
-        let record = Self {
-            origin,
-            kind,
-            refusal,
-        };
-        // Most codes leave some of the words empty.
-        if record.encode(stamp, Self::events_before(packed)) == *packed {
-            Ok(record)
-        } else {
-            Err(DecodeError::Field {
-                what: "a refusal's detail",
-            })
-        }
-    }
-
-    /// How many events of its batch were recorded before it.
-    pub fn events_before(packed: &PackedRefusal) -> u32 {
-        packed
-            .last_chunk()
-            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 }

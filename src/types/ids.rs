@@ -262,7 +262,6 @@ impl ReservationId {
     }
 
     /// The writer's share that created it.
-    #[expect(clippy::cast_possible_truncation, reason = "the upper 16 of 64 bits")]
     pub const fn shard(self) -> u16 {
         (self.0 >> 48) as u16
     }

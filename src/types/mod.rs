@@ -10,11 +10,17 @@ mod clock;
 mod command;
 mod decision;
 mod event;
+mod fields;
 mod ids;
 mod key;
+mod kind;
 mod lines;
 mod policy;
 pub mod record;
+mod refusal;
+mod refusal_record;
+#[cfg(test)]
+mod round_trips;
 mod sku;
 mod state;
 mod time;
@@ -25,23 +31,27 @@ pub use batch::{
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{
-    Adjust, BeginPayment, Command, CommandKind, Confirm, DefineSku, Disposition, Expire, Gate,
-    PaymentFailed, Query, Release, Reserve, Return, SetGate,
+    Adjust, BeginPayment, Command, Confirm, DefineSku, Disposition, Expire, Gate, PaymentFailed,
+    Query, Release, Reserve, Return, SetGate,
 };
+pub(crate) use decision::DecisionWords;
 pub use decision::{
-    Answer, Bound, Confirmation, Decision, HoldStatus, Kept, PaymentAttempt, QueryAnswer, Refusal,
-    RefusalCode, Reservation, ReservationView,
+    Answer, Confirmation, Decision, HoldStatus, Kept, PaymentAttempt, QueryAnswer, Reservation,
+    ReservationView,
 };
-pub(crate) use decision::{DecisionWords, ms_until};
-pub use event::{Event, EventKind, LINES_PER_EVENT, RefusalRecord};
+pub use event::{Event, EventKind, LINES_PER_EVENT};
 pub use ids::{
     IdError, IdempotencyKey, PaymentRef, Reason, ReservationId, ReservationIdError, SEQUENCE_MAX,
     SkuId, SkuName, SkuNameError, UserId,
 };
 pub use key::{Field, Fingerprints, Origin};
+pub use kind::CommandKind;
 pub use lines::{LINES_INLINE, LINES_MAX, Line, Lines, LinesError, QUANTITY_MAX};
 pub use policy::{Policy, PolicyError};
 pub use record::DecodeError;
+pub use refusal::{Bound, Refusal, RefusalCode};
+pub use refusal_record::RefusalRecord;
+pub(crate) use refusal_record::ms_until;
 pub use sku::{Availability, HOLD_DEFAULT_MS, HOLD_MAX_MS, Rules, RulesError, TOTAL_MAX};
 pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};

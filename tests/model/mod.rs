@@ -20,6 +20,7 @@ use stockade::types::{
 /// Different hold durations that an engine takes.
 const DURATIONS_MAX: usize = 64;
 
+#[expect(clippy::struct_excessive_bools, reason = "each gate by its name")]
 struct Sku {
     name: SkuName,
     rules: Rules,
@@ -259,6 +260,7 @@ impl Model {
     }
 
     /// Accepted without a change: only a keyed command leaves an event.
+    #[expect(clippy::unnecessary_wraps, reason = "the tail of every rule")]
     fn unchanged(&mut self, key: Option<IdempotencyKey>, decision: Decision) -> Decided {
         self.sequence += u64::from(key.is_some());
         Ok(decision)
@@ -339,7 +341,9 @@ impl Model {
             if own.is_empty() {
                 return Err(refusal);
             }
-            own.into_iter().for_each(|id| self.lapse(id));
+            for id in own {
+                self.lapse(id);
+            }
             self.within_limits(user, lines)?;
         }
         for (line, &Line { sku, quantity }) in (0..).zip(lines.as_slice()) {

@@ -156,7 +156,9 @@ impl Pair {
                     .reservations
                     .iter_mut()
                     .find(|(id, ..)| *id == reservation);
-                of.into_iter().for_each(|known| known.2 = begun.attempt);
+                if let Some(known) = of {
+                    known.2 = begun.attempt;
+                }
             }
             (&Answer::Decided(Decision::Refused(refusal)), _) => self.refusals.push(refusal),
             _ => {}
