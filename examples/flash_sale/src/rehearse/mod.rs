@@ -103,6 +103,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let stock = OpeningStock::new(args.stock, args.stock_file.as_deref())?;
     let mut source = Source::open(args)?;
     let journal = Folder::new(args.data.as_deref())?;
+    if std::fs::read_dir(journal.path()).is_ok_and(|mut files| files.next().is_some()) {
+        bail!(
+            "{} is not empty: a rehearsal begins a journal of its own, name an empty directory or a new one",
+            journal.path().display()
+        );
+    }
     let began = Instant::now();
 
     let mut cart = source.next();

@@ -140,9 +140,9 @@ fn plots<'a>(report: &Report, times: &'a [f64]) -> [Plot<'a>; 3] {
                    A checkout takes the payment provider's time as well.",
             times,
             series: vec![
-                series("availability reads", "reads", |s| s.reads_p95_ms),
-                series("reserves", "reserve", |s| s.reserve_p95_ms),
-                series("checkouts", "checkout", |s| s.checkout_p95_ms),
+                series("availability reads", "reads", |s| gap(s.reads_p95_ms)),
+                series("reserves", "reserve", |s| gap(s.reserve_p95_ms)),
+                series("checkouts", "checkout", |s| gap(s.checkout_p95_ms)),
             ],
             is_stacked: false,
             mark,
@@ -233,6 +233,15 @@ fn footer(out: &mut String, report: &Report) {
 #[expect(clippy::cast_precision_loss, reason = "for display")]
 fn int(value: u64) -> f64 {
     value as f64
+}
+
+/// No request, no latency.
+fn gap(latency_ms: f64) -> f64 {
+    if latency_ms > 0.0 {
+        latency_ms
+    } else {
+        f64::NAN
+    }
 }
 
 fn round(value: f64) -> f64 {

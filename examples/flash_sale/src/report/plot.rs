@@ -16,6 +16,7 @@ pub(super) struct Series<'a> {
     pub(super) name: &'a str,
     /// The class that gives its colour.
     pub(super) class: &'a str,
+    /// At the plot's times; a line has a gap where it is not a number.
     pub(super) values: Vec<f64>,
 }
 
@@ -67,9 +68,14 @@ impl Plot<'_> {
                 series.values.clone()
             };
             let mut path = String::new();
-            for (index, (time, value)) in self.times.iter().zip(&above).enumerate() {
-                let command = if index == 0 { 'M' } else { 'L' };
-                let _ = write!(path, "{command}{:.1} {:.1}", x(*time), y(*value));
+            let mut is_drawing = false;
+            for (time, value) in self.times.iter().zip(&above) {
+                // `h0` makes a point by itself visible.
+                let (command, dot) = if is_drawing { ('L', "") } else { ('M', "h0") };
+                is_drawing = value.is_finite();
+                if is_drawing {
+                    let _ = write!(path, "{command}{:.1} {:.1}{dot}", x(*time), y(*value));
+                }
             }
             if self.is_stacked {
                 for (time, value) in self.times.iter().zip(&below).rev() {

@@ -74,6 +74,7 @@ impl Metrics {
 pub(crate) fn render(app: &App) -> String {
     let mut out = String::with_capacity(8_192);
     render_stock(app, &mut out);
+    render_engine(app, &mut out);
     render_http(&app.metrics, &mut out);
     out
 }
@@ -126,6 +127,45 @@ fn render_stock(app: &App, out: &mut String) {
             let labels = format!("{{sku=\"{name}\",state=\"{state}\"}}");
             line(out, "stock_units", &labels, units);
         }
+    }
+}
+
+fn render_engine(app: &App, out: &mut String) {
+    let stats = app.handle.stats();
+    kind(
+        out,
+        "decisions_total",
+        "counter",
+        "Commands decided, by outcome",
+    );
+    line(
+        out,
+        "decisions_total",
+        "{outcome=\"accepted\"}",
+        stats.accepted,
+    );
+    for (code, count) in &stats.refused {
+        let labels = format!("{{outcome=\"{code}\"}}");
+        line(out, "decisions_total", &labels, count);
+    }
+    kind(out, "batches_total", "counter", "Durable batches");
+    line(out, "batches_total", "", stats.batches);
+    kind(out, "events_total", "counter", "Events in them");
+    line(out, "events_total", "", stats.events);
+    kind(
+        out,
+        "commit_seconds",
+        "gauge",
+        "Durable commits, since the start",
+    );
+    for (quantile, took) in [
+        ("0.5", stats.commit.p50),
+        ("0.95", stats.commit.p95),
+        ("0.99", stats.commit.p99),
+        ("1", stats.commit.max),
+    ] {
+        let labels = format!("{{quantile=\"{quantile}\"}}");
+        line(out, "commit_seconds", &labels, took.as_secs_f64());
     }
 }
 
