@@ -2,7 +2,8 @@
 //! [`Queue`], first in first out, whose entries can be reached by position.
 //!
 //! A `Vec` that doubles copies everything at once, which at ten million entries takes longer than a whole batch
-//! may; these allocate one chunk at a time.
+//! may; these allocate one chunk at a time. A chunk is written with a filler when it is made, so that no page of a
+//! presized table faults later, and its length is a constant, so that reaching an entry checks one bound.
 
 use std::collections::VecDeque;
 
@@ -13,35 +14,30 @@ const CHUNK_MASK: usize = CHUNK - 1;
 /// No place: the end of a list, or nothing there.
 pub(super) const NONE: u32 = u32::MAX;
 
+type Chunk<T> = Box<[T; CHUNK]>;
+
+fn chunk_of<T: Clone>(filler: &T) -> Chunk<T> {
+    match vec![filler.clone(); CHUNK].into_boxed_slice().try_into() {
+        Ok(chunk) => chunk,
+        Err(_) => unreachable!("a chunk has the length of a chunk"),
+    }
+}
+
 /// Entries at stable places.
 pub(super) struct Arena<T> {
-    chunks: Vec<Vec<T>>,
+    chunks: Vec<Chunk<T>>,
+    filler: T,
     len: usize,
     free: Vec<u32>,
 }
 
-/// A chunk whose memory is there already: written once, so that no page of it faults later.
-fn warm_chunk<T: Clone>(filler: &T) -> Vec<T> {
-    let mut chunk = vec![filler.clone(); CHUNK];
-    chunk.clear();
-    chunk
-}
-
 impl<T: Clone> Arena<T> {
     /// With memory for so many entries, written with the filler.
-    pub(super) fn with_capacity(entries: usize, filler: &T) -> Self {
-        let chunks = (0..entries.div_ceil(CHUNK)).map(|_| warm_chunk(filler));
+    pub(super) fn with_capacity(entries: usize, filler: T) -> Self {
+        let chunks = (0..entries.div_ceil(CHUNK)).map(|_| chunk_of(&filler));
         Self {
             chunks: chunks.collect(),
-            ..Self::new()
-        }
-    }
-}
-
-impl<T> Arena<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            chunks: Vec::new(),
+            filler,
             len: 0,
             free: Vec::new(),
         }
@@ -57,16 +53,19 @@ impl<T> Arena<T> {
         self.len
     }
 
+    #[inline]
     pub(super) fn get(&self, place: u32) -> &T {
         &self.chunks[place as usize >> CHUNK_SHIFT][place as usize & CHUNK_MASK]
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, place: u32) -> &mut T {
         &mut self.chunks[place as usize >> CHUNK_SHIFT][place as usize & CHUNK_MASK]
     }
 
     /// # Panics
     /// At 2^32 - 2 entries: the limits of the allocator lie below.
+    #[inline]
     pub(super) fn insert(&mut self, value: T) -> u32 {
         if let Some(place) = self.free.pop() {
             *self.get_mut(place) = value;
@@ -77,12 +76,11 @@ impl<T> Arena<T> {
             place < NONE,
             "an arena is bounded by the allocator's limits"
         );
-        let chunk = self.len >> CHUNK_SHIFT;
-        if chunk == self.chunks.len() {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+        if self.len >> CHUNK_SHIFT == self.chunks.len() {
+            self.chunks.push(chunk_of(&self.filler));
         }
-        self.chunks[chunk].push(value);
         self.len += 1;
+        *self.get_mut(place) = value;
         place
     }
 
@@ -94,38 +92,29 @@ impl<T> Arena<T> {
 
 /// First in, first out; positions count up for ever, modulo 2^32.
 pub(super) struct Queue<T> {
-    chunks: VecDeque<Vec<T>>,
+    chunks: VecDeque<Chunk<T>>,
+    filler: T,
     /// The position of the first entry of the first chunk.
     base: u32,
     /// Entries of the first chunk that were taken out.
     taken: usize,
     len: usize,
-    spare: Vec<Vec<T>>,
+    spare: Vec<Chunk<T>>,
     spare_max: usize,
 }
 
-impl<T: Clone> Queue<T> {
+impl<T: Copy> Queue<T> {
     /// With memory for so many entries, written with the filler.
-    pub(super) fn with_capacity(entries: usize, filler: &T) -> Self {
-        let spare_max = entries.div_ceil(CHUNK).max(1);
-        let spare = (0..entries.div_ceil(CHUNK)).map(|_| warm_chunk(filler));
-        Self {
-            spare: spare.collect(),
-            spare_max,
-            ..Self::new()
-        }
-    }
-}
-
-impl<T> Queue<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn with_capacity(entries: usize, filler: T) -> Self {
+        let spare = (0..entries.div_ceil(CHUNK)).map(|_| chunk_of(&filler));
         Self {
             chunks: VecDeque::new(),
+            filler,
             base: 0,
             taken: 0,
             len: 0,
-            spare: Vec::new(),
-            spare_max: 1,
+            spare: spare.collect(),
+            spare_max: entries.div_ceil(CHUNK).max(1),
         }
     }
 
@@ -134,8 +123,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn front(&self) -> Option<(u32, &T)> {
-        let value = self.chunks.front()?.get(self.taken)?;
-        Some((self.front_position(), value))
+        (self.len > 0).then(|| (self.front_position(), self.at(0)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "positions wrap by design")]
@@ -143,37 +131,55 @@ impl<T> Queue<T> {
         self.base.wrapping_add(self.taken as u32)
     }
 
+    /// The n-th entry from the front.
+    fn at(&self, index: usize) -> &T {
+        let offset = self.taken + index;
+        &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
+    }
+
     /// The entry at a position that `push` gave and `pop` has not passed.
+    #[inline]
     pub(super) fn get(&self, position: u32) -> &T {
         let offset = position.wrapping_sub(self.base) as usize;
         &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
     }
 
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "positions wrap by design")]
     pub(super) fn push(&mut self, value: T) -> u32 {
-        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
-            let chunk = self.spare.pop();
-            let chunk = chunk.unwrap_or_else(|| Vec::with_capacity(CHUNK));
-            self.chunks.push_back(chunk);
+        let offset = self.taken + self.len;
+        if offset >> CHUNK_SHIFT == self.chunks.len() {
+            let spare = self.spare.pop();
+            self.chunks
+                .push_back(spare.unwrap_or_else(|| chunk_of(&self.filler)));
         }
-        let position = self.front_position().wrapping_add(self.len as u32);
-        if let Some(chunk) = self.chunks.back_mut() {
-            chunk.push(value);
-        }
+        self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK] = value;
         self.len += 1;
-        position
+        self.base.wrapping_add(offset as u32)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(u32, T)> {
+        let (position, &value) = self.front()?;
+        self.taken += 1;
+        self.len -= 1;
+        if self.taken == CHUNK {
+            if let Some(chunk) = self.chunks.pop_front()
+                && self.spare.len() < self.spare_max
+            {
+                self.spare.push(chunk);
+            }
+            self.base = self.base.wrapping_add(1 << CHUNK_SHIFT);
+            self.taken = 0;
+        }
+        Some((position, value))
     }
 
     /// Entries from the first that has not passed on; those that have come before it.
     pub(super) fn count_from(&self, has_passed: impl Fn(&T) -> bool) -> usize {
-        let at = |index: usize| {
-            let offset = self.taken + index;
-            &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
-        };
         let (mut passed, mut end) = (0, self.len);
         while passed < end {
             let middle = usize::midpoint(passed, end);
-            if has_passed(at(middle)) {
+            if has_passed(self.at(middle)) {
                 passed = middle + 1;
             } else {
                 end = middle;
@@ -183,26 +189,8 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.chunks.iter().flatten().skip(self.taken)
-    }
-}
-
-impl<T: Copy> Queue<T> {
-    pub(super) fn pop(&mut self) -> Option<(u32, T)> {
-        let (position, &value) = self.front()?;
-        self.taken += 1;
-        self.len -= 1;
-        if self.taken == CHUNK {
-            if let Some(mut chunk) = self.chunks.pop_front()
-                && self.spare.len() < self.spare_max
-            {
-                chunk.clear();
-                self.spare.push(chunk);
-            }
-            self.base = self.base.wrapping_add(1 << CHUNK_SHIFT);
-            self.taken = 0;
-        }
-        Some((position, value))
+        let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        all.skip(self.taken).take(self.len)
     }
 }
 
@@ -212,7 +200,7 @@ mod tests {
 
     #[test]
     fn arena_reuses_free_places_and_moves_nothing() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::with_capacity(0, 0_u64);
         let places: Vec<u32> = (0..10_000_u64).map(|n| arena.insert(n)).collect();
         arena.remove(places[17]);
         arena.remove(places[5_000]);
@@ -228,7 +216,7 @@ mod tests {
 
     #[test]
     fn queue_keeps_order_and_positions_across_chunks() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_capacity(0, 0_u64);
         let mut next_in = 0_u64;
         let mut next_out = 0_u64;
         for round in 0..200 {
@@ -255,7 +243,7 @@ mod tests {
 
     #[test]
     fn queue_positions_wrap_around() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_capacity(0, 0_u32);
         queue.base = u32::MAX - 4_095;
         let positions: Vec<u32> = (0..5_000_u32).map(|n| queue.push(n)).collect();
         assert_eq!(positions[4_096], 0);

@@ -34,7 +34,7 @@ struct Fifo {
 impl Fifo {
     fn new() -> Self {
         Self {
-            ids: Queue::new(),
+            ids: Queue::with_capacity(0, ReservationId::from_u64(0)),
             last: Timestamp::MIN,
         }
     }

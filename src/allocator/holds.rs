@@ -7,7 +7,8 @@
 //!                      │── more ──► lines from the second on
 //!                      `── payment ──► Payment, while one has been begun
 //!                               `── ended ─► the last to end
-//! (user, SKU) ── Index ──► Counter: units of the current sale
+//!                               `── first counter: units of one SKU's current sale
+//! (user, SKU) ── Index ──► his further counters
 //! ```
 //!
 //! I1: a user's two lists hold exactly his reservations in the tables, apart by whether they are live: his ended ones
@@ -86,23 +87,28 @@ pub(super) struct Payment {
     pub(super) is_under_way: bool,
 }
 
+impl Payment {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        payment_ref: PaymentRef::MAX,
+        base: Timestamp::MAX,
+        began_at: Timestamp::MAX,
+        spent_micros: 0,
+        attempt: 0,
+        is_under_way: false,
+    };
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User {
     pub(super) id: UserId,
     live: u32,
     ended: u32,
     live_count: u32,
+    /// Further counters, in their table.
     counters: u32,
-}
-
-impl Counter {
-    /// Fills memory that isn't used yet.
-    const FILLER: Self = Self {
-        user: NOBODY,
-        sku: SkuId(NONE),
-        sale: NONE,
-        units: NONE,
-    };
+    /// Most users buy one thing: the first counter needs no place of its own.
+    first: Units,
 }
 
 impl User {
@@ -113,6 +119,7 @@ impl User {
         ended: NONE,
         live_count: 0,
         counters: 0,
+        first: Units::NONE,
     };
 
     fn list(&mut self, is_live: bool) -> &mut u32 {
@@ -122,14 +129,47 @@ impl User {
             &mut self.ended
         }
     }
+
+    fn is_idle(&self) -> bool {
+        self.live == NONE && self.ended == NONE && self.counters == 0 && self.first.units == 0
+    }
 }
 
+/// Units of a sale that count against a user's limit; 0 units: no counter.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counter {
-    user: u32,
+pub(super) struct Units {
     pub(super) sku: SkuId,
     pub(super) sale: u32,
     pub(super) units: u32,
+}
+
+impl Units {
+    const NONE: Self = Self {
+        sku: SkuId(NONE),
+        sale: NONE,
+        units: 0,
+    };
+}
+
+/// A counter that found its user's first place taken. Without units its place is free.
+#[derive(Debug, Clone, Copy)]
+struct Counter {
+    user: u32,
+    of: Units,
+}
+
+impl Counter {
+    /// Fills memory that isn't used yet.
+    const FREE: Self = Self {
+        user: NONE,
+        of: Units::NONE,
+    };
+}
+
+/// Where a counter is.
+enum CounterPlace {
+    First,
+    Further(u32),
 }
 
 /// What a new reservation is made of.
@@ -154,37 +194,41 @@ pub(super) struct Holds {
     user_index: Index,
     counters: Arena<Counter>,
     counter_index: Index,
+    /// Users whose first counter is in use.
+    first_counters: usize,
     /// Counters of sales that have not ended; the others wait to be freed.
     counting: usize,
-    /// Where the sweep for counters of ended sales goes on.
+    /// Where the sweep for counters of ended sales goes on, among users and among counters.
+    user_cursor: u32,
     counter_cursor: u32,
+    /// The user who was found or made last: a command asks for him several times.
+    last_user: u32,
 }
-
-/// Marks a free place in the arena of counters, so that the sweep passes it.
-const NOBODY: u32 = NONE;
 
 impl Holds {
     pub(super) fn new(hash: Hash, capacity: usize) -> Self {
         Self {
             hash,
             directory: Directory::new(),
-            holds: Arena::with_capacity(capacity, &Hold::FILLER),
-            carts: Arena::new(),
-            payments: Arena::new(),
-            users: Arena::with_capacity(capacity, &User::NOBODY),
+            holds: Arena::with_capacity(capacity, Hold::FILLER),
+            carts: Arena::with_capacity(0, Box::default()),
+            payments: Arena::with_capacity(0, Payment::FILLER),
+            users: Arena::with_capacity(capacity, User::NOBODY),
             user_index: Index::with_capacity(capacity),
-            counters: Arena::with_capacity(capacity, &Counter::FILLER),
-            counter_index: Index::with_capacity(capacity),
+            counters: Arena::with_capacity(0, Counter::FREE),
+            counter_index: Index::with_capacity(0),
+            first_counters: 0,
             counting: 0,
+            user_cursor: 0,
             counter_cursor: 0,
+            last_user: NONE,
         }
     }
 
-    /// Reads what a reservation of this user and SKU will need, so that the misses of a batch overlap.
+    /// Reads what a reservation of this user will need, so that the misses of a batch overlap.
     #[inline]
-    pub(super) fn touch(&self, user: UserId, sku: SkuId) -> u64 {
+    pub(super) fn touch(&self, user: UserId) -> u64 {
         self.user_index.touch(self.hash.of(user.0, 0))
-            ^ self.counter_index.touch(self.counter_hash(user, sku))
     }
 
     /// Reads the reservation.
@@ -269,6 +313,9 @@ impl Holds {
     }
 
     pub(super) fn find_user(&self, user: UserId) -> Option<u32> {
+        if self.last_user != NONE && self.users.get(self.last_user).id == user {
+            return Some(self.last_user);
+        }
         self.user_index.find(self.hash.of(user.0, 0), |place| {
             self.users.get(place).id == user
         })
@@ -330,6 +377,7 @@ impl Holds {
 
     fn user_or_new(&mut self, user: UserId) -> u32 {
         if let Some(place) = self.find_user(user) {
+            self.last_user = place;
             return place;
         }
         let place = self.users.insert(User {
@@ -337,14 +385,18 @@ impl Holds {
             ..User::NOBODY
         });
         self.user_index.insert(self.hash.of(user.0, 0), place);
+        self.last_user = place;
         place
     }
 
     fn drop_idle_user(&mut self, place: u32) {
         let user = *self.users.get(place);
-        if user.live == NONE && user.ended == NONE && user.counters == 0 {
+        if user.is_idle() {
             self.user_index.remove(self.hash.of(user.id.0, 0), place);
             self.users.remove(place);
+            if self.last_user == place {
+                self.last_user = NONE;
+            }
         }
     }
 
@@ -408,50 +460,74 @@ impl Holds {
         self.drop_idle_user(hold.user);
     }
 
-    fn find_counter(&self, user: UserId, sku: SkuId) -> Option<u32> {
-        self.counter_index
-            .find(self.counter_hash(user, sku), |place| {
+    fn find_counter(&self, user: u32, sku: SkuId) -> Option<(CounterPlace, Units)> {
+        let User {
+            id,
+            first,
+            counters,
+            ..
+        } = *self.users.get(user);
+        if first.units > 0 && first.sku == sku {
+            return Some((CounterPlace::First, first));
+        }
+        if counters == 0 {
+            return None;
+        }
+        let place = self
+            .counter_index
+            .find(self.counter_hash(id, sku), |place| {
                 let counter = self.counters.get(place);
-                counter.sku == sku && self.users.get(counter.user).id == user
-            })
+                counter.user == user && counter.of.sku == sku
+            })?;
+        Some((CounterPlace::Further(place), self.counters.get(place).of))
+    }
+
+    fn set_counter(&mut self, user: u32, place: &CounterPlace, units: Units) {
+        match *place {
+            CounterPlace::First => self.users.get_mut(user).first = units,
+            CounterPlace::Further(place) => self.counters.get_mut(place).of = units,
+        }
     }
 
     /// Units of this sale that count against the user's limit.
     pub(super) fn counted(&self, user: UserId, sku: SkuId, sale: u32) -> u32 {
-        let counter = self
-            .find_counter(user, sku)
-            .map(|place| self.counters.get(place));
+        let user = self.find_user(user);
+        let counter = user.and_then(|user| self.find_counter(user, sku));
         counter
-            .filter(|counter| counter.sale == sale)
-            .map_or(0, |counter| counter.units)
+            .filter(|(_, of)| of.sale == sale)
+            .map_or(0, |(_, of)| of.units)
     }
 
     /// Counts units of a sale; a counter of an earlier one begins anew. True if it is a new counter of the sale.
     pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) -> bool {
-        if let Some(place) = self.find_counter(user, sku) {
-            let counter = self.counters.get_mut(place);
-            let begins = counter.sale != sale;
-            let before = if begins { 0 } else { counter.units };
-            *counter = Counter {
-                sale,
-                units: before.saturating_add(units),
-                ..*counter
-            };
-            self.counting += usize::from(begins);
-            return begins;
-        }
-        self.counting += 1;
         let owner = self.user_or_new(user);
-        self.users.get_mut(owner).counters += 1;
-        let place = self.counters.insert(Counter {
-            user: owner,
-            sku,
-            sale,
-            units,
-        });
-        self.counter_index
-            .insert(self.counter_hash(user, sku), place);
-        true
+        let mut of = Units { sku, sale, units };
+        let begins = if let Some((place, known)) = self.find_counter(owner, sku) {
+            let begins = known.sale != sale;
+            if !begins {
+                of.units = known.units.saturating_add(units);
+            }
+            self.set_counter(owner, &place, of);
+            begins
+        } else {
+            self.add_counter(owner, user, of);
+            true
+        };
+        self.counting += usize::from(begins);
+        begins
+    }
+
+    fn add_counter(&mut self, owner: u32, user: UserId, of: Units) {
+        let entry = self.users.get_mut(owner);
+        if entry.first.units == 0 {
+            entry.first = of;
+            self.first_counters += 1;
+            return;
+        }
+        entry.counters += 1;
+        let place = self.counters.insert(Counter { user: owner, of });
+        let hash = self.counter_hash(user, of.sku);
+        self.counter_index.insert(hash, place);
     }
 
     /// Takes units off a counter of a sale that has not ended; with the last one it goes, which is told. `None` if it
@@ -463,42 +539,59 @@ impl Holds {
         sale: u32,
         units: u32,
     ) -> Option<bool> {
-        let place = self.find_counter(user, sku)?;
-        let counter = self.counters.get_mut(place);
-        if counter.sale != sale {
+        let owner = self.find_user(user)?;
+        let (place, mut of) = self.find_counter(owner, sku)?;
+        if of.sale != sale {
             return None;
         }
-        counter.units = counter.units.checked_sub(units)?;
-        let was_last = counter.units == 0;
-        if was_last {
-            self.drop_counter(place);
-            self.counting -= 1;
+        of.units = of.units.checked_sub(units)?;
+        if of.units > 0 {
+            self.set_counter(owner, &place, of);
+            return Some(false);
         }
-        Some(was_last)
+        self.drop_counter(owner, &place);
+        self.counting -= 1;
+        Some(true)
     }
 
-    fn drop_counter(&mut self, place: u32) {
-        let Counter { user, sku, .. } = *self.counters.get(place);
-        let hash = self.counter_hash(self.users.get(user).id, sku);
-        self.counter_index.remove(hash, place);
-        self.counters.get_mut(place).user = NOBODY;
-        self.counters.remove(place);
-        self.users.get_mut(user).counters -= 1;
-        self.drop_idle_user(user);
+    fn drop_counter(&mut self, owner: u32, place: &CounterPlace) {
+        match *place {
+            CounterPlace::First => {
+                self.users.get_mut(owner).first = Units::NONE;
+                self.first_counters -= 1;
+            }
+            CounterPlace::Further(place) => {
+                let sku = self.counters.get(place).of.sku;
+                let hash = self.counter_hash(self.users.get(owner).id, sku);
+                self.counter_index.remove(hash, place);
+                *self.counters.get_mut(place) = Counter::FREE;
+                self.counters.remove(place);
+                self.users.get_mut(owner).counters -= 1;
+            }
+        }
+        self.drop_idle_user(owner);
     }
 
     /// Looks at the next `max` counters and frees those that no longer count. What a query or a decision sees doesn't
     /// change by it.
     pub(super) fn sweep_counters(&mut self, max: u32, counts: impl Fn(SkuId, u32) -> bool) {
-        if self.counters.in_use() == self.counting {
+        if self.first_counters + self.counters.in_use() == self.counting {
             return;
+        }
+        let has_ended = |of: Units| of.units > 0 && !counts(of.sku, of.sale);
+        let places = u32::try_from(self.users.places()).unwrap_or(NONE);
+        for _ in 0..max.min(places) {
+            self.user_cursor = (self.user_cursor + 1) % places;
+            if has_ended(self.users.get(self.user_cursor).first) {
+                self.drop_counter(self.user_cursor, &CounterPlace::First);
+            }
         }
         let places = u32::try_from(self.counters.places()).unwrap_or(NONE);
         for _ in 0..max.min(places) {
             self.counter_cursor = (self.counter_cursor + 1) % places;
-            let counter = *self.counters.get(self.counter_cursor);
-            if counter.user != NOBODY && !counts(counter.sku, counter.sale) {
-                self.drop_counter(self.counter_cursor);
+            let Counter { user, of } = *self.counters.get(self.counter_cursor);
+            if has_ended(of) {
+                self.drop_counter(user, &CounterPlace::Further(self.counter_cursor));
             }
         }
     }
@@ -509,11 +602,16 @@ impl Holds {
     }
 
     /// All counters, with their users.
-    pub(super) fn counters(&self) -> impl Iterator<Item = (UserId, Counter)> + '_ {
-        let places = 0..u32::try_from(self.counters.places()).unwrap_or(NONE);
-        places
-            .map(|place| *self.counters.get(place))
-            .filter(|counter| counter.user != NOBODY)
-            .map(|counter| (self.users.get(counter.user).id, counter))
+    pub(super) fn counters(&self) -> impl Iterator<Item = (UserId, Units)> + '_ {
+        let places = |len: usize| 0..u32::try_from(len).unwrap_or(NONE);
+        let first = places(self.users.places()).map(|place| {
+            let user = self.users.get(place);
+            (user.id, user.first)
+        });
+        let further = places(self.counters.places()).filter_map(|place| {
+            let counter = self.counters.get(place);
+            (counter.of.units > 0).then(|| (self.users.get(counter.user).id, counter.of))
+        });
+        first.filter(|(_, of)| of.units > 0).chain(further)
     }
 }

@@ -6,10 +6,10 @@
 
 use super::arena::Queue;
 use super::index::{Hash, Index};
-use crate::types::record::PackedRefusal;
+use crate::types::record::{PackedRefusal, REFUSAL_SIZE};
 use crate::types::{
-    CommandKind, Decision, DecisionWords, Field, Fingerprints, Origin, RefusalRecord, SkuId,
-    Timestamp, UserId,
+    CommandKind, Decision, DecisionWords, Field, Fingerprints, IdempotencyKey, Origin,
+    RefusalRecord, SkuId, Timestamp, UserId,
 };
 
 /// The sale whose end drops a key; sale 0 for none.
@@ -56,6 +56,17 @@ pub(super) struct RefusedKey {
 }
 
 impl RefusedKey {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        decided_at: Timestamp::MAX,
+        packed: [0; REFUSAL_SIZE],
+        scope: KeyScope {
+            sku: SkuId(0),
+            sale: 0,
+        },
+        ordinal: 0,
+    };
+
     /// What was packed by this program is unpacked by it; a log's refusals are decoded before they come here.
     pub(super) fn record(&self) -> Option<RefusalRecord> {
         RefusalRecord::decode(&self.packed, self.decided_at).ok()
@@ -84,9 +95,9 @@ impl Keys {
     pub(super) fn new(hash: Hash, capacity: usize) -> Self {
         Self {
             hash,
-            accepted: Queue::with_capacity(capacity, &AcceptedKey::FILLER),
+            accepted: Queue::with_capacity(capacity, AcceptedKey::FILLER),
             accepted_index: Index::with_capacity(capacity),
-            refused: Queue::new(),
+            refused: Queue::with_capacity(0, RefusedKey::FILLER),
             refused_index: Index::with_capacity(0),
         }
     }
@@ -94,12 +105,23 @@ impl Keys {
     fn hash_of(&self, kind: CommandKind, origin: &Origin) -> Option<u64> {
         origin
             .key
-            .map(|key| self.hash.of_two(origin.user.0, key.get(), kind as u64))
+            .map(|key| self.hash_of_key(kind, origin.user, key))
     }
 
     #[inline]
-    pub(super) fn touch(&self, kind: CommandKind, origin: &Origin) -> u64 {
-        self.hash_of(kind, origin).map_or(0, |hash| {
+    fn hash_of_key(&self, kind: CommandKind, user: UserId, key: IdempotencyKey) -> u64 {
+        self.hash.of_two(user.0, key.get(), kind as u64)
+    }
+
+    #[inline]
+    pub(super) fn touch(
+        &self,
+        kind: CommandKind,
+        user: UserId,
+        key: Option<IdempotencyKey>,
+    ) -> u64 {
+        key.map_or(0, |key| {
+            let hash = self.hash_of_key(kind, user, key);
             self.accepted_index.touch(hash) ^ self.refused_index.touch(hash)
         })
     }

@@ -156,7 +156,7 @@ impl Allocator {
             deadlines: Deadlines::new(),
             keys: Keys::new(hash, capacity),
             outcomes: Outcomes::new(hash),
-            ended: Queue::new(),
+            ended: Queue::with_capacity(0, ReservationId::from_u64(0)),
             cart: Vec::new(),
             name: None,
             touched: Vec::new(),
@@ -242,9 +242,10 @@ impl Allocator {
     /// that their cache misses overlap. The result means nothing; pass it to [`std::hint::black_box`].
     #[inline]
     pub fn touch(&self, command: &Command) -> u64 {
-        let keys = self.keys.touch(command.kind(), &command.origin());
+        let (user, key) = command.user_and_key();
+        let keys = self.keys.touch(command.kind(), user, key);
         keys ^ match command {
-            Command::Reserve(c) => self.holds.touch(c.user, c.lines.first().sku),
+            Command::Reserve(c) => self.holds.touch(c.user),
             Command::BeginPayment(c) => self.holds.touch_hold(c.reservation),
             Command::PaymentFailed(c) => self.holds.touch_hold(c.reservation),
             Command::Confirm(c) => self.holds.touch_hold(c.reservation),
@@ -336,24 +337,22 @@ impl Allocator {
         }
     }
 
-    /// Applies a new event and appends it to the batch.
+    /// Applies a new event and appends it to the batch. Inlined, so that the event is made where it stays.
+    #[inline(always)]
     fn record(&mut self, kind: EventKind, batch: &mut Batch) -> Result<(), Violation> {
-        let &mut Self {
-            sequence,
-            now: at,
-            shard,
-            epoch,
-            ..
-        } = self;
         let event = Event {
-            sequence: sequence + 1,
-            at,
-            shard,
-            epoch,
+            sequence: self.sequence + 1,
+            at: self.now,
+            shard: self.shard,
+            epoch: self.epoch,
             kind,
         };
-        self.apply(&event)?;
-        batch.push_event(&event);
+        self.record_event(&event, batch)
+    }
+
+    fn record_event(&mut self, event: &Event, batch: &mut Batch) -> Result<(), Violation> {
+        self.apply(event)?;
+        batch.push_event(event);
         Ok(())
     }
 

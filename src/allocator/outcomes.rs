@@ -15,6 +15,16 @@ pub(super) struct Outcome {
     pub(super) decided_at: Timestamp,
 }
 
+impl Outcome {
+    /// Fills memory that isn't used yet.
+    const FILLER: Self = Self {
+        payment_ref: PaymentRef::MAX,
+        asked: ReservationId::from_u64(u64::MAX),
+        bought: None,
+        decided_at: Timestamp::MAX,
+    };
+}
+
 pub(super) struct Outcomes {
     hash: Hash,
     queue: Queue<Outcome>,
@@ -25,7 +35,7 @@ impl Outcomes {
     pub(super) fn new(hash: Hash) -> Self {
         Self {
             hash,
-            queue: Queue::new(),
+            queue: Queue::with_capacity(0, Outcome::FILLER),
             index: Index::with_capacity(0),
         }
     }

@@ -467,9 +467,8 @@ impl Command {
         }
     }
 
-    /// Who asked, under which key, with what payload.
-    pub fn origin(&self) -> Origin {
-        let (user, key) = match self {
+    pub(crate) fn user_and_key(&self) -> (UserId, Option<IdempotencyKey>) {
+        match self {
             Self::Reserve(c) => (c.user, c.key),
             Self::BeginPayment(c) => (c.user, c.key),
             Self::PaymentFailed(c) => (c.user, c.key),
@@ -480,7 +479,12 @@ impl Command {
             Self::DefineSku(c) => (c.actor, c.key),
             Self::SetGate(c) => (c.actor, c.key),
             Self::Expire(_) | Self::Query(_) => (UserId::default(), None),
-        };
+        }
+    }
+
+    /// Who asked, under which key, with what payload.
+    pub fn origin(&self) -> Origin {
+        let (user, key) = self.user_and_key();
         let fingerprints = if key.is_some() {
             self.fingerprints()
         } else {

@@ -8,7 +8,7 @@ use super::{
 };
 
 impl Writer<'_> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn origin(&mut self, origin: &Origin) -> &mut Self {
         let [a, b, c] = origin.fingerprints;
         self.u128(origin.user.0)

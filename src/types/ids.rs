@@ -113,6 +113,11 @@ nonzero_id! {
     PaymentRef, "payment"
 }
 
+impl PaymentRef {
+    /// The largest.
+    pub(crate) const MAX: Self = Self(NonZeroU128::MAX);
+}
+
 /// Why an operator did something: at most 16 bytes of UTF-8, kept in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Reason([u8; 16]);
