@@ -125,7 +125,7 @@ impl Allocator {
         let horizon = self.horizon(self.policy.key_retention_ms);
         for entry in self.keys.accepted() {
             if Some(entry.decided_at) > horizon {
-                let &AcceptedKey {
+                let AcceptedKey {
                     origin,
                     decided_at,
                     decision,

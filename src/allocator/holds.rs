@@ -492,7 +492,12 @@ impl Holds {
     /// Units of this sale that count against the user's limit.
     pub(super) fn counted(&self, user: UserId, sku: SkuId, sale: u32) -> u32 {
         let user = self.find_user(user);
-        let counter = user.and_then(|user| self.find_counter(user, sku));
+        user.map_or(0, |user| self.counted_of(user, sku, sale))
+    }
+
+    /// The same, of a user at a place.
+    pub(super) fn counted_of(&self, user: u32, sku: SkuId, sale: u32) -> u32 {
+        let counter = self.find_counter(user, sku);
         counter
             .filter(|(_, of)| of.sale == sale)
             .map_or(0, |(_, of)| of.units)

@@ -9,7 +9,7 @@ use super::index::{Hash, Index};
 use crate::types::record::{PackedRefusal, REFUSAL_SIZE};
 use crate::types::{
     CommandKind, Decision, DecisionWords, Field, Fingerprints, IdempotencyKey, Origin,
-    RefusalRecord, SkuId, Timestamp, UserId,
+    RefusalRecord, SkuId, Timestamp, UserId, halves,
 };
 
 /// The sale whose end drops a key; sale 0 for none.
@@ -28,22 +28,78 @@ pub(super) struct AcceptedKey {
     pub(super) kind: CommandKind,
 }
 
-impl AcceptedKey {
+/// The same, without the padding: 80 bytes.
+#[derive(Debug, Clone, Copy)]
+struct PackedKey {
+    user: [u64; 2],
+    key: [u64; 2],
+    decided_at: Timestamp,
+    words: [u64; 2],
+    fingerprints: Fingerprints,
+    scope: KeyScope,
+    code: u8,
+    kind: CommandKind,
+}
+
+const _: () = assert!(
+    size_of::<PackedKey>() <= 80,
+    "a live reservation is bounded by 256 bytes"
+);
+
+impl PackedKey {
     /// Fills memory that isn't used yet.
     const FILLER: Self = Self {
-        origin: Origin {
-            user: UserId(u128::MAX),
-            key: None,
-            fingerprints: [0; 3],
-        },
+        user: [u64::MAX; 2],
+        key: [0; 2],
         decided_at: Timestamp::MAX,
-        decision: (0, 0, 0),
+        words: [0; 2],
+        fingerprints: [0; 3],
         scope: KeyScope {
             sku: SkuId(0),
             sale: 0,
         },
+        code: 0,
         kind: CommandKind::Reserve,
     };
+
+    fn pack(entry: &AcceptedKey) -> Self {
+        let (code, a, b) = entry.decision;
+        Self {
+            user: halves(entry.origin.user.0),
+            key: halves(entry.origin.key.map_or(0, IdempotencyKey::get)),
+            decided_at: entry.decided_at,
+            words: [a, b],
+            fingerprints: entry.origin.fingerprints,
+            scope: entry.scope,
+            code,
+            kind: entry.kind,
+        }
+    }
+
+    fn unpack(&self) -> AcceptedKey {
+        let [a, b] = self.words;
+        AcceptedKey {
+            origin: Origin {
+                user: UserId(joined(self.user)),
+                key: IdempotencyKey::new(joined(self.key)),
+                fingerprints: self.fingerprints,
+            },
+            decided_at: self.decided_at,
+            decision: (self.code, a, b),
+            scope: self.scope,
+            kind: self.kind,
+        }
+    }
+
+    fn is_of(&self, kind: CommandKind, origin: &Origin) -> bool {
+        self.kind == kind
+            && joined(self.user) == origin.user.0
+            && IdempotencyKey::new(joined(self.key)) == origin.key
+    }
+}
+
+const fn joined([low, high]: [u64; 2]) -> u128 {
+    low as u128 | (high as u128) << 64
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +141,7 @@ pub(super) struct Known {
 
 pub(super) struct Keys {
     hash: Hash,
-    accepted: Queue<AcceptedKey>,
+    accepted: Queue<PackedKey>,
     accepted_index: Index,
     refused: Queue<RefusedKey>,
     refused_index: Index,
@@ -95,7 +151,7 @@ impl Keys {
     pub(super) fn new(hash: Hash, capacity: usize) -> Self {
         Self {
             hash,
-            accepted: Queue::with_capacity(capacity, AcceptedKey::FILLER),
+            accepted: Queue::with_capacity(capacity, PackedKey::FILLER),
             accepted_index: Index::with_capacity(capacity),
             refused: Queue::with_capacity(0, RefusedKey::FILLER),
             refused_index: Index::with_capacity(0),
@@ -128,7 +184,7 @@ impl Keys {
 
     /// Whether more than `max` accepted keys were decided after `horizon`, or as many.
     pub(super) fn is_full(&self, max: usize, horizon: Option<Timestamp>) -> bool {
-        let has_passed = |entry: &AcceptedKey| Some(entry.decided_at) <= horizon;
+        let has_passed = |entry: &PackedKey| Some(entry.decided_at) <= horizon;
         self.accepted.len() >= max && self.accepted.count_from(has_passed) >= max
     }
 
@@ -139,11 +195,10 @@ impl Keys {
             other.user == origin.user && other.key == origin.key && other_kind == kind
         };
         let accepted = self.accepted_index.find(hash, |position| {
-            let entry = self.accepted.get(position);
-            is_same(&entry.origin, entry.kind)
+            self.accepted.get(position).is_of(kind, origin)
         });
         if let Some(position) = accepted {
-            let entry = self.accepted.get(position);
+            let entry = self.accepted.get(position).unpack();
             return Some(Known {
                 fingerprints: entry.origin.fingerprints,
                 decision: Decision::from_words(entry.decision)?,
@@ -173,7 +228,7 @@ impl Keys {
             return;
         };
         self.forget(hash, entry.kind, &entry.origin);
-        let position = self.accepted.push(entry);
+        let position = self.accepted.push(PackedKey::pack(&entry));
         self.accepted_index.insert(hash, position);
     }
 
@@ -202,8 +257,7 @@ impl Keys {
     /// Takes a key's entries out of the indexes; in the queues they stay until their turn.
     fn forget(&mut self, hash: u64, kind: CommandKind, origin: &Origin) {
         let accepted = self.accepted_index.find(hash, |position| {
-            let entry = self.accepted.get(position);
-            entry.origin.key == origin.key && entry.origin.user == origin.user && entry.kind == kind
+            self.accepted.get(position).is_of(kind, origin)
         });
         if let Some(position) = accepted {
             self.accepted_index.remove(hash, position);
@@ -240,6 +294,7 @@ impl Keys {
             let Some((position, entry)) = self.accepted.pop() else {
                 break;
             };
+            let entry = entry.unpack();
             if let Some(hash) = self.hash_of(entry.kind, &entry.origin) {
                 self.accepted_index.remove(hash, position);
             }
@@ -253,8 +308,8 @@ impl Keys {
     }
 
     /// In the order of deciding; with entries that time has ended, and those that a later use of the key replaced.
-    pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedKey> {
-        self.accepted.iter()
+    pub(super) fn accepted(&self) -> impl Iterator<Item = AcceptedKey> {
+        self.accepted.iter().map(PackedKey::unpack)
     }
 
     /// In the order of deciding; with entries that time has ended.

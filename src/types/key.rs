@@ -78,6 +78,6 @@ pub(super) fn fingerprint(words: impl IntoIterator<Item = u64>) -> u32 {
 
 /// Both halves of a 128-bit value.
 #[expect(clippy::cast_possible_truncation, reason = "taken apart on purpose")]
-pub(super) const fn halves(value: u128) -> [u64; 2] {
+pub(crate) const fn halves(value: u128) -> [u64; 2] {
     [value as u64, (value >> 64) as u64]
 }

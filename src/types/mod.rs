@@ -44,6 +44,7 @@ pub use ids::{
     IdError, IdempotencyKey, PaymentRef, Reason, ReservationId, ReservationIdError, SEQUENCE_MAX,
     SkuId, SkuName, SkuNameError, UserId,
 };
+pub(crate) use key::halves;
 pub use key::{Field, Fingerprints, Origin};
 pub use kind::CommandKind;
 pub use lines::{LINES_INLINE, LINES_MAX, Line, Lines, LinesError, QUANTITY_MAX};

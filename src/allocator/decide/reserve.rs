@@ -103,6 +103,7 @@ impl Allocator {
     }
 
     fn exceeds_limits(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
+        let user = self.holds.find_user(user);
         let exceeded = lines
             .as_slice()
             .iter()
@@ -111,7 +112,7 @@ impl Allocator {
                 let &Line { sku, quantity } = line;
                 let stock = &self.stocks[sku.0 as usize];
                 let max = stock.rules.per_user?;
-                let has = self.holds.counted(user, sku, stock.sale);
+                let has = user.map_or(0, |user| self.holds.counted_of(user, sku, stock.sale));
                 let fits = has.checked_add(quantity).is_some_and(|units| units <= max);
                 (!fits).then_some(Refusal::UserLimit {
                     line: index,
@@ -122,10 +123,7 @@ impl Allocator {
             });
         exceeded.or_else(|| {
             let max = self.limits.holds_per_user_max;
-            let live = self
-                .holds
-                .find_user(user)
-                .map_or(0, |place| self.holds.live_of(place));
+            let live = user.map_or(0, |user| self.holds.live_of(user));
             (live >= max).then_some(Refusal::HoldLimit { max })
         })
     }
