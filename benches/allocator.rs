@@ -5,6 +5,7 @@
 //! single-line reservation of a new user with a new key, limits and retention on, its event encoded; the tables are
 //! presized and each batch of 1,000 is touched first, as the engine does. `base` is the harness: making the commands and
 //! reading the clock. Medians of `RUNS`; the longest stall is the worst of them.
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 
 use std::hint::black_box;
 use std::time::Duration;

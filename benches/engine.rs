@@ -5,6 +5,8 @@
 //! the last collected answer. `--test` runs every row once, small. `--rows a,b` picks rows.
 //!
 //! Run: `cargo bench --bench engine`
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![expect(clippy::cast_precision_loss, reason = "rates are for people")]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -76,6 +78,7 @@ fn commands(first: u64) -> Vec<Reserve> {
 }
 
 /// What making the commands costs by itself.
+#[expect(clippy::unnecessary_wraps, reason = "a row like the others")]
 fn base(scale: &Scale) -> Result<f64, Box<dyn std::error::Error>> {
     let began = Instant::now();
     for first in (0..scale.run).step_by(1_024) {

@@ -1,4 +1,71 @@
-//! An embeddable inventory engine for flash sales.
+//! An embeddable inventory engine for flash sales that cannot oversell.
+//!
+//! A service adds this crate, starts an [`Engine`] on a journal directory, and reserves, pays, confirms and releases
+//! from any number of threads. One writer decides everything in batches; each batch is durable before anybody hears an
+//! answer; and every decision can be replayed and proved afterwards.
+//!
+//! ```
+//! use stockade::Engine;
+//! use stockade::store::{JournalOptions, JournalStore};
+//! use stockade::types::{Confirm, DefineSku, Gate, Reserve, SetGate, SkuName, UserId};
+//!
+//! # let directory = std::env::temp_dir().join(format!("stockade-doc-{}", std::process::id()));
+//! let engine = Engine::builder().store(JournalStore::new(JournalOptions::new(&directory))).start()?;
+//! let handle = engine.handle();
+//!
+//! let admin = UserId::from_text("admin");
+//! let sku = handle.define_sku(DefineSku::new(admin, SkuName::new("SNEAKER-42")?, 10_000))?.wait()?;
+//! handle.set_gate(SetGate::new(admin, sku, Gate::Open))?.wait()?;
+//!
+//! let ann = UserId::from_text("ann@example.com");
+//! let held = handle.reserve(Reserve::one(ann, sku, 1)?)?.wait()?;
+//! let sold = handle.confirm(Confirm::unpaid(ann, held.id))?.wait()?;
+//! # let _ = sold;
+//! # drop(engine);
+//! # std::fs::remove_dir_all(&directory)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The laws
+//!
+//! Breaking any of them halts the engine; it never limps on.
+//!
+//! | law | |
+//! |---|---|
+//! | L1 | no oversell: `reserved + sold <= total` for every SKU at every sequence |
+//! | L2 | no lost unit: `available + reserved + sold == total`, each recounted from what it stands for |
+//! | L3 | a reservation ends exactly once |
+//! | L4 | durable before told: nobody sees a decision, a count or an event that the store has not committed |
+//! | L5 | the same key gives the same answer, across restarts; with another payload it is refused, naming the field |
+//! | L6 | one writer: the store compares token, number and predecessor's hash of every batch |
+//! | L7 | the log replayed, from empty or from a snapshot, gives the same state and digest |
+//! | L8 | everything has a limit, and exceeding it is an answer |
+//!
+//! # The map
+//!
+//! ```text
+//!                         engine            threads or your own loop: drain, decide, commit, answer, announce
+//!        ┌──────┬──────────┼──────────┬────────┬────────┐
+//!      ring   ticket   allocator    store    cache   events
+//!        └──┬───┘          │          │        │        │
+//!          sync            └───────── types ───┴────────┘
+//! ```
+//!
+//! Arrows point down only. [`types`] is the vocabulary and [`allocator`] the rules; both are pure: no I/O, clock, threads
+//! or randomness. [`ring`] and [`ticket`] know nothing of inventory. Unsafe code lives in `ring`, `ticket` and `sync`
+//! alone, under loom models. A [`store`] knows batches, not inventory; one of your own is proved by
+//! [`store::conformance`]. A test reads the `use` lines and fails on any other arrow.
+//!
+//! # Choices worth knowing
+//!
+//! - A cart of up to four lines lies in its command; a longer one is one boxed slice that the caller allocates before it
+//!   submits. So every command takes exactly one ring slot, and nothing is chained.
+//! - Refusals are packed into 64 bytes, with the user and everything their answer says: a refusal that can't be
+//!   attributed is no trace, and one that can't be repeated in full is another answer.
+//! - How long things are remembered ([`types::Policy`]) is recorded in the log, so that a log replays to the same state
+//!   under any configuration.
+//! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
+//!   while the engine ran does.
 #![forbid(clippy::print_stdout)]
 
 pub mod allocator;

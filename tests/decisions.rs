@@ -348,9 +348,8 @@ fn every_refusal_has_a_row_that_is_refused_so() {
 }
 
 /// Both apply; the first must be the answer.
-type Pair = (RefusalCode, RefusalCode, fn() -> Decision);
-
-const PAIRS: &[Pair] = &[
+#[expect(clippy::type_complexity, reason = "a table of rows")]
+const PAIRS: &[(RefusalCode, RefusalCode, fn() -> Decision)] = &[
     (RefusalCode::KeyConflict, RefusalCode::TooOld, || {
         let mut sale = Sale::new();
         sale.ask(reserve(ANN, B, 1).key(key(1)));

@@ -85,6 +85,10 @@ macro_rules! submits {
     };
 }
 
+#[expect(
+    clippy::result_large_err,
+    reason = "a command that was not taken is handed back whole"
+)]
 impl Handle {
     submits! {
         /// Asks for units.

@@ -57,7 +57,7 @@ impl Threads {
             notifier: notifier.clone(),
         };
         threads.committer = Some(spawn(&shared, "committer", move || {
-            far_end.run(&far_shared)
+            far_end.run(&far_shared);
         })?);
         if let Some(announcer) = announcer {
             let vitals = Arc::clone(&shared);
@@ -118,6 +118,7 @@ struct Line {
     back: Consumer<Box<Turn>>,
     /// Turns that went over and have not finished.
     out: Arc<AtomicUsize>,
+    #[expect(clippy::vec_box, reason = "a turn is large, and travels by its box")]
     free: Vec<Box<Turn>>,
 }
 

@@ -1,4 +1,8 @@
 //! What the ring promises to one thread, and under stress to several.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads and clocks of these tests are real"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

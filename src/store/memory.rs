@@ -109,3 +109,18 @@ impl Store for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[test]
+    fn the_memory_store_is_a_store() {
+        let report = conformance::prove(|| {
+            let log = MemoryLog::default();
+            move || MemoryStore::on(&log)
+        });
+        assert!(report.is_ok(), "{report:?}");
+    }
+}

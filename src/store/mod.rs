@@ -14,8 +14,10 @@
 //! An adapter of your own is proved by [`conformance`].
 
 pub mod conformance;
+pub mod journal;
 mod memory;
 
+pub use journal::{JournalOptions, JournalStore};
 pub use memory::{MemoryLog, MemoryStore};
 
 use crate::types::{

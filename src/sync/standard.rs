@@ -42,6 +42,10 @@ impl<T> UnsafeCell<T> {
 /// The moment at which a wait gives up; without one it never does.
 pub(crate) struct Deadline(Option<Instant>);
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "time-outs of waits are in real time"
+)]
 impl Deadline {
     /// `timeout` from now. One too long for the clock to hold never comes.
     pub(crate) fn after(timeout: Option<Duration>) -> Self {

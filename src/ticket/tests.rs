@@ -1,4 +1,8 @@
 //! What tickets promise to one thread, and under stress to several.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads and clocks of these tests are real"
+)]
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

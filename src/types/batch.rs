@@ -75,6 +75,21 @@ pub struct BatchHeader {
     pub sources: Vec<SourcePosition>,
 }
 
+/// An encoded header with its source positions: the first part of a batch's encoding.
+#[derive(Debug, Clone)]
+pub struct EncodedHead {
+    bytes: [u8; HEADER_SIZE + SOURCES_MAX * SOURCE_SIZE],
+    len: usize,
+}
+
+impl std::ops::Deref for EncodedHead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// A header, events and refusals. Reused: its buffers keep their capacity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
@@ -174,11 +189,15 @@ impl Batch {
             + self.refusals.len() * REFUSAL_SIZE
     }
 
-    /// The parts of its encoding, in order: header, source positions, events, refusals.
-    pub fn encoded_parts(&self) -> (Vec<u8>, &[u8], &[u8]) {
-        let mut head = vec![0; HEADER_SIZE + self.header.sources.len() * SOURCE_SIZE];
-        let mut w = Writer::new(&mut head);
+    /// The parts of its encoding, in order: header with source positions, events, refusals. Allocates nothing.
+    pub fn encoded_parts(&self) -> (EncodedHead, &[u8], &[u8]) {
         let header = &self.header;
+        let sources = &header.sources[..header.sources.len().min(SOURCES_MAX)];
+        let mut head = EncodedHead {
+            bytes: [0; HEADER_SIZE + SOURCES_MAX * SOURCE_SIZE],
+            len: HEADER_SIZE + sources.len() * SOURCE_SIZE,
+        };
+        let mut w = Writer::new(&mut head.bytes);
         // Lengths were checked when it was sealed; a batch that was not sealed encodes as damaged.
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         w.u8(FORMAT_VERSION)
@@ -192,8 +211,8 @@ impl Batch {
         w.u32(count(self.events.len()))
             .u32(count(self.refusals.len()))
             .bytes(&header.prev_hash.0);
-        let mut w = Writer::new(&mut head[HEADER_SIZE..]);
-        for source in &header.sources {
+        let mut w = Writer::new(&mut head.bytes[HEADER_SIZE..]);
+        for source in sources {
             w.u64(source.source).u64(source.position);
         }
         (
@@ -248,7 +267,18 @@ impl Batch {
     /// # Errors
     /// Bytes that are no batch of this version, or not exactly one.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut batch = Self::default();
+        batch.decode_from(bytes)?;
+        Ok(batch)
+    }
+
+    /// [`decode`](Self::decode) into this batch, whose buffers are used again. After an error it is empty.
+    ///
+    /// # Errors
+    /// Bytes that are no batch of this version, or not exactly one.
+    pub fn decode_from(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         const SHORT: DecodeError = DecodeError::Short { what: "a batch" };
+        self.clear();
         let head: &[u8; HEADER_SIZE] = bytes.first_chunk().ok_or(SHORT)?;
         if Self::encoded_len_from(head)? != bytes.len() {
             return Err(SHORT);
@@ -262,36 +292,26 @@ impl Batch {
         r.end("a batch header's padding")?;
         let (source_bytes, rest) = bytes[HEADER_SIZE..].split_at(sources as usize * SOURCE_SIZE);
         let (event_bytes, refusal_bytes) = rest.split_at(events * RECORD_SIZE);
-        let sources = source_bytes
-            .as_chunks::<SOURCE_SIZE>()
-            .0
-            .iter()
-            .map(|bytes| {
-                let mut r = Reader::new(bytes);
-                SourcePosition {
-                    source: r.u64(),
-                    position: r.u64(),
-                }
-            });
         debug_assert_eq!(
             refusal_bytes.len(),
             refusals * REFUSAL_SIZE,
             "the lengths were checked"
         );
-        let header = BatchHeader {
-            number,
-            shard,
-            stamp,
-            token: Token { epoch, writer },
-            first_sequence,
-            prev_hash,
-            sources: sources.collect(),
-        };
-        Ok(Self {
-            header,
-            hash: BatchHash(*blake3::hash(bytes).as_bytes()),
-            events: event_bytes.as_chunks().0.to_vec(),
-            refusals: refusal_bytes.as_chunks().0.to_vec(),
-        })
+        let sources = source_bytes.as_chunks::<SOURCE_SIZE>().0.iter();
+        let header = &mut self.header;
+        header.sources.extend(sources.map(|bytes| {
+            let mut r = Reader::new(bytes);
+            SourcePosition {
+                source: r.u64(),
+                position: r.u64(),
+            }
+        }));
+        (header.number, header.shard, header.stamp) = (number, shard, stamp);
+        (header.token, header.first_sequence) = (Token { epoch, writer }, first_sequence);
+        header.prev_hash = prev_hash;
+        self.hash = BatchHash(*blake3::hash(bytes).as_bytes());
+        self.events.extend_from_slice(event_bytes.as_chunks().0);
+        self.refusals.extend_from_slice(refusal_bytes.as_chunks().0);
+        Ok(())
     }
 }

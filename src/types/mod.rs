@@ -26,7 +26,8 @@ mod state;
 mod time;
 
 pub use batch::{
-    Batch, BatchHash, BatchHeader, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX, SourcePosition, Token,
+    Batch, BatchHash, BatchHeader, EncodedHead, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX,
+    SourcePosition, Token,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{

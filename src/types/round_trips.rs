@@ -133,7 +133,7 @@ impl Values {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm per kind")]
+    #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
     fn event_kind(&mut self, number: u8) -> EventKind {
         let origin = self.origin();
         let (reason, sku, reservation) = (self.reason(), SkuId(self.int()), self.reservation());

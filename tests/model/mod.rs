@@ -20,10 +20,7 @@ use stockade::types::{
 /// Different hold durations that an engine takes.
 const DURATIONS_MAX: usize = 64;
 
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "gates, as an operator names them"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each gate by its name")]
 struct Sku {
     name: SkuName,
     rules: Rules,
@@ -263,7 +260,7 @@ impl Model {
     }
 
     /// Accepted without a change: only a keyed command leaves an event.
-    #[expect(clippy::unnecessary_wraps, reason = "a rule's last word")]
+    #[expect(clippy::unnecessary_wraps, reason = "the tail of every rule")]
     fn unchanged(&mut self, key: Option<IdempotencyKey>, decision: Decision) -> Decided {
         self.sequence += u64::from(key.is_some());
         Ok(decision)

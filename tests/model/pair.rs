@@ -152,8 +152,11 @@ impl Pair {
                 Answer::Decided(Decision::PaymentBegun(begun)),
                 &Command::BeginPayment(BeginPayment { reservation, .. }),
             ) => {
-                let mut all = script.reservations.iter_mut();
-                if let Some(known) = all.find(|(id, ..)| *id == reservation) {
+                let of = script
+                    .reservations
+                    .iter_mut()
+                    .find(|(id, ..)| *id == reservation);
+                if let Some(known) = of {
                     known.2 = begun.attempt;
                 }
             }

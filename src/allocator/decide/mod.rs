@@ -19,10 +19,7 @@ use crate::types::{
 /// A rule's result: a decision, or a law that would break.
 type Decided = Result<Decision, Violation>;
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "a rule's last word, as `return refused(..)`"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "the tail of every rule")]
 fn refused(refusal: Refusal) -> Decided {
     Ok(Decision::Refused(refusal))
 }

@@ -1,0 +1,144 @@
+//! Opening the engine for a sale: where its journal lies, its limits, and the SKUs that are sold.
+
+use crate::cli::SkuArg;
+use crate::engine::{Ask, CommandError, Engine, Handle, Limits};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use stockade::store::{JournalOptions, JournalStore};
+use stockade::types::{DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, UserId};
+
+/// A journal directory: kept, or gone with the program.
+pub(crate) enum Folder {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Folder {
+    pub(crate) fn new(kept: Option<&Path>) -> Result<Self> {
+        Ok(match kept {
+            Some(path) => Self::Kept(path.to_owned()),
+            None => Self::Temporary(
+                tempfile::Builder::new()
+                    .prefix("flash-sale-")
+                    .tempdir()
+                    .context("can't make a temporary folder: name one with --data DIR")?,
+            ),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+
+    /// A journal in it.
+    pub(crate) fn store(&self) -> JournalStore {
+        journal(self.path())
+    }
+}
+
+fn journal(path: &Path) -> JournalStore {
+    JournalStore::new(JournalOptions::new(path))
+}
+
+/// For a rehearsal: carts of any length, and no bound that a file could reach.
+pub(crate) fn rehearsal_limits() -> Limits {
+    Limits {
+        skus_max: 1 << 20,
+        ..sale_limits()
+    }
+}
+
+/// For a sale: carts as long as they can be.
+pub(crate) fn sale_limits() -> Limits {
+    Limits {
+        lines_max: u16::try_from(LINES_MAX).unwrap_or(u16::MAX),
+        ..Limits::default()
+    }
+}
+
+/// Under which conditions a new SKU is sold.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) hold: Duration,
+    /// Units per user; 0 for no limit.
+    pub(crate) per_user: u32,
+    /// True to leave a new SKU's sale closed.
+    pub(crate) closed: bool,
+}
+
+impl Terms {
+    fn rules(&self) -> Result<Rules> {
+        let hold_ms = u32::try_from(self.hold.as_millis()).unwrap_or(u32::MAX);
+        let rules = Rules {
+            hold_ms,
+            per_user: (self.per_user > 0).then_some(self.per_user),
+            ..Rules::default()
+        };
+        rules
+            .check()
+            .with_context(|| format!("--hold takes 1ms to {}h", HOLD_MAX_MS / 3_600_000))?;
+        Ok(rules)
+    }
+}
+
+/// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined and its sale opened,
+/// one that the journal has is checked and never changed.
+pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine> {
+    let rules = terms.rules()?;
+    let engine = Engine::builder()
+        .name("flash-sale")
+        .store(journal(dir))
+        .limits(sale_limits())
+        .digest_at_shutdown()
+        .start()
+        .with_context(|| format!("can't start on {}", dir.display()))?;
+    let handle = engine.handle();
+    for sku in skus {
+        if let Err(error) = define(&handle, sku, rules, terms.closed) {
+            engine.shutdown(Duration::from_secs(5));
+            return Err(error);
+        }
+    }
+    if handle.skus().is_empty() {
+        engine.shutdown(Duration::from_secs(5));
+        bail!(
+            "{} holds no SKU and none is given: pass --sku NAME=UNITS",
+            dir.display()
+        );
+    }
+    Ok(engine)
+}
+
+fn define(handle: &Handle, sku: &SkuArg, rules: Rules, closed: bool) -> Result<()> {
+    let actor = UserId::from_text("serve");
+    let known = handle.sku(sku.name.as_str()).is_some();
+    let command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules)?;
+    match settle(handle, command) {
+        Ok(id) if !known && !closed => {
+            settle(handle, SetGate::new(actor, id, Gate::Open))
+                .with_context(|| format!("opening the sale of SKU {}", sku.name))?;
+        }
+        Ok(_) => {}
+        Err(error) if known => eprintln!(
+            "warning: SKU {}: {error:#}. What the journal says counts; change units by restock.",
+            sku.name
+        ),
+        Err(error) => return Err(error.context(format!("SKU {}", sku.name))),
+    }
+    Ok(())
+}
+
+fn settle<C: Ask>(handle: &Handle, command: C) -> Result<C::Accepted> {
+    let Ok(ticket) = handle.submit(command) else {
+        bail!("the engine takes no command: {:?}", handle.health());
+    };
+    match ticket.wait() {
+        Ok(accepted) => Ok(accepted),
+        Err(CommandError::Refused(refusal)) => bail!("{refusal}"),
+        Err(error) => bail!("no decision: {error:?}, {:?}", handle.health()),
+    }
+}

@@ -1,0 +1,221 @@
+//! A server in a process of its own on a free port, and a client that says exactly what it sends.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub const JWT_SECRET: &str = "a secret of the tests";
+pub const ADMIN_TOKEN: &str = "an admin token of the tests";
+
+/// The program, with the tests' secrets.
+pub fn flash_sale() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flash-sale"));
+    command
+        .env("FLASH_SALE_JWT_SECRET", JWT_SECRET)
+        .env("FLASH_SALE_ADMIN_TOKEN", ADMIN_TOKEN);
+    command
+}
+
+/// A bearer token of a user.
+pub fn token(user: &str) -> String {
+    token_valid(user, "1h")
+}
+
+/// A token that is valid for so long.
+pub fn token_valid(user: &str, valid: &str) -> String {
+    let output = flash_sale()
+        .args(["token", "--user", user, "--valid", valid])
+        .output()
+        .expect("the program starts");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout)
+        .expect("a token is ASCII")
+        .trim()
+        .to_owned()
+}
+
+/// A server; killed when it is dropped.
+pub struct Server {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// On `dir`, with further flags.
+    pub fn start(dir: &Path, flags: &[&str]) -> Self {
+        let mut child = flash_sale()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--threads",
+                "2",
+                "--data",
+            ])
+            .arg(dir)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("its output is piped");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("it prints");
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("the server did not start: {line:?}"));
+        Self { child, address }
+    }
+
+    /// As `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM; true if it ended in good order.
+    pub fn terminate(mut self) -> bool {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").arg(pid).status().expect("kill runs");
+        assert!(sent.success());
+        self.child.wait().expect("it ends").success()
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        ask(self.address, method, path, headers, body.as_bytes()).expect("an answer")
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "")
+    }
+
+    pub fn reserve(&self, token: &str, key: &str, body: &str) -> Answer {
+        let headers = [
+            ("authorization", &*format!("Bearer {token}")),
+            ("idempotency-key", key),
+        ];
+        self.ask("POST", "/api/reserve", &headers, body)
+    }
+
+    pub fn checkout(&self, token: &str, reservation: &str, payment_token: &str) -> Answer {
+        let body =
+            format!(r#"{{"reservation_id":"{reservation}","payment_token":"{payment_token}"}}"#);
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        self.ask("POST", "/api/checkout", &headers, &body)
+    }
+
+    /// `GET` or `DELETE` of a reservation.
+    pub fn reservation(&self, method: &str, token: &str, reservation: &str) -> Answer {
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let path = format!("/api/reservations/{reservation}");
+        self.ask(method, &path, &headers, "")
+    }
+
+    pub fn admin(&self, path: &str, key: &str, body: &str) -> Answer {
+        let headers = [
+            ("authorization", &*format!("Bearer {ADMIN_TOKEN}")),
+            ("idempotency-key", key),
+        ];
+        self.ask("POST", &format!("/api/admin/{path}"), &headers, body)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn text(&self, member: &str) -> String {
+        let json = self.json();
+        let text = json[member].as_str();
+        text.unwrap_or_else(|| panic!("no {member} in {self:?}"))
+            .to_owned()
+    }
+
+    /// Asserts status and code, and that it is a whole problem document.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        let json = self.json();
+        assert_eq!(json["code"], code, "{self:?}");
+        assert_eq!(json["status"], status, "{self:?}");
+        assert!(
+            json["title"].is_string() && json["type"].is_string(),
+            "{self:?}"
+        );
+        assert!(
+            json["detail"].as_str().is_some_and(|text| !text.is_empty()),
+            "{self:?}"
+        );
+        assert!(self.head.contains("application/problem+json"), "{self:?}");
+    }
+
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+}
+
+/// One request on a connection of its own; an error if it breaks off.
+pub fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut request = Vec::new();
+    write!(
+        request,
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
+    )?;
+    for (name, value) in headers {
+        write!(request, "{name}: {value}\r\n")?;
+    }
+    write!(request, "content-length: {}\r\n\r\n", body.len())?;
+    stream.write_all(&request)?;
+    stream.write_all(body)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.get(9..12).and_then(|digits| digits.parse().ok());
+    Ok(Answer {
+        status: status.ok_or(std::io::ErrorKind::InvalidData)?,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
+}

@@ -1,1 +1,0 @@
-//! Proves any store: to be filled.

@@ -1,0 +1,179 @@
+//! A store at work: what a check opens, offers and expects.
+
+use super::Tally;
+use crate::store::{OpenRequest, Recovered, Replica, Store, StoreError};
+use crate::types::{
+    Batch, CommandKind, Event, EventKind, IdempotencyKey, Origin, Refusal, RefusalRecord,
+    ReservationId, SkuId, SourcePosition, Timestamp, Token, UserId,
+};
+use std::fmt;
+use std::sync::Arc;
+
+/// Batches of the history that most checks begin with.
+const HISTORY: u64 = 6;
+
+/// Makes stores on one and the same log.
+pub(super) type NewStore<'a> = dyn FnMut() -> Box<dyn Store> + 'a;
+
+/// A store that is open, and a replica of what was acknowledged.
+pub(super) struct Session {
+    pub(super) store: Box<dyn Store>,
+    pub(super) token: Token,
+    pub(super) recovered: Recovered,
+    pub(super) tally: Tally,
+}
+
+impl Session {
+    pub(super) fn open(new: &mut NewStore<'_>, writer: u128) -> Result<Self, String> {
+        let mut store = new();
+        let mut tally = Tally::default();
+        let request = OpenRequest {
+            shard: 0,
+            writer,
+            replicas: Arc::new(|| Box::new(Tally::default())),
+        };
+        let recovered = store
+            .open(&request, &mut tally, &mut |_| {})
+            .map_err(|error| format!("it doesn't open: {error}"))?;
+        tally.settle();
+        let session = Self {
+            store,
+            token: recovered.token,
+            recovered,
+            tally,
+        };
+        session.check_recovered()?;
+        Ok(session)
+    }
+
+    /// What it reports must be what it gave to the replica.
+    fn check_recovered(&self) -> Result<(), String> {
+        let (r, tally) = (&self.recovered, &self.tally);
+        let reported = (r.last_batch, r.last_hash, r.last_sequence, r.last_stamp);
+        let given = (tally.batches, tally.last_hash, tally.events, tally.stamp);
+        expect("what it reports as recovered", &reported, &given)
+    }
+
+    /// The next batch: events, refusals and source positions that differ from batch to batch.
+    pub(super) fn next(&self, events: u64, refusals: u64) -> Batch {
+        let number = self.tally.batches + 1;
+        let mut batch = Batch::default();
+        batch.header.number = number;
+        batch.header.token = self.token;
+        batch.header.stamp = Timestamp::from_micros(1_000_000 + number * 7);
+        batch.header.first_sequence = self.tally.events + 1;
+        batch.header.sources = (0..number % 3)
+            .map(|source| SourcePosition {
+                source,
+                position: number * 100 + source,
+            })
+            .collect();
+        for sequence in (self.tally.events + 1..).zip(0..events).map(|(s, _)| s) {
+            batch.push_event(&event(sequence, batch.header.stamp));
+        }
+        for n in 0..refusals {
+            batch.push_refusal(&refusal(number * 1_000 + n));
+        }
+        batch.seal(self.tally.last_hash);
+        batch
+    }
+
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), String> {
+        let number = batch.header.number;
+        for _ in 0..100 {
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    let applied = self.tally.apply(batch);
+                    return applied.map_err(|error| format!("the kit itself errs: {error}"));
+                }
+                Err(StoreError::Retryable(_)) => {}
+                Err(error) => return Err(format!("batch {number} isn't committed: {error}")),
+            }
+        }
+        Err(format!("batch {number} isn't committed in 100 attempts"))
+    }
+
+    /// A log of [`HISTORY`] batches of several shapes.
+    pub(super) fn history(&mut self) -> Result<(), String> {
+        for number in 1..=HISTORY {
+            let batch = self.next(number % 4 * 3, number % 3);
+            self.commit(&batch)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn must_refuse(
+        &mut self,
+        batch: &Batch,
+        what: &str,
+        right: fn(&StoreError) -> bool,
+    ) -> Result<(), String> {
+        match self.store.commit(batch) {
+            Err(error) if right(&error) => Ok(()),
+            Err(error) => Err(format!("{what} is refused by the wrong error: {error}")),
+            Ok(()) => Err(format!("{what} is committed")),
+        }
+    }
+}
+
+fn event(sequence: u64, at: Timestamp) -> Event {
+    let kind = match sequence % 3 {
+        0 => EventKind::Expired {
+            reservation: ReservationId::from_u64(sequence),
+        },
+        1 => EventKind::DeadlinesCredited { micros: sequence },
+        _ => EventKind::Released {
+            origin: origin(sequence),
+            reservation: ReservationId::from_u64(sequence * 3),
+        },
+    };
+    Event {
+        sequence,
+        at,
+        shard: 0,
+        epoch: 1,
+        kind,
+    }
+}
+
+fn origin(seed: u64) -> Origin {
+    Origin {
+        user: UserId(u128::from(seed) << 7),
+        key: IdempotencyKey::new(u128::from(seed) + 1),
+        fingerprints: [1, 2, 3],
+    }
+}
+
+fn refusal(seed: u64) -> RefusalRecord {
+    RefusalRecord {
+        origin: origin(seed),
+        kind: CommandKind::Reserve,
+        refusal: Refusal::ExceedsSold {
+            line: u16::try_from(seed % 9).unwrap_or(0),
+            sku: SkuId(u32::try_from(seed % 1_000).unwrap_or(0)),
+            sold: seed,
+        },
+    }
+}
+
+pub(super) fn expect<T: PartialEq + fmt::Debug>(
+    what: &str,
+    found: &T,
+    wanted: &T,
+) -> Result<(), String> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(format!("{what} is {found:?} instead of {wanted:?}"))
+}
+
+/// Opens the log anew and compares what comes back with what was acknowledged.
+pub(super) fn reopened(
+    new: &mut NewStore<'_>,
+    writer: u128,
+    wanted: &Tally,
+) -> Result<Session, String> {
+    let session = Session::open(new, writer)?;
+    expect("the recovered log", &session.tally, wanted)?;
+    Ok(session)
+}

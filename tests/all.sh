@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs every test there is: `tests/all.sh`. Uses what is on the PATH, installs the rest where it is root, and fails loudly
+# where it can't. Needs Rust, Python 3 (for the oracle of `rehearse`) and a C++ compiler (for the fuzzer).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+skip() { printf '\n!! SKIPPED: %s\n' "$*" >&2; skipped+=("$*"); }
+skipped=()
+
+# need COMMAND DEBIAN-PACKAGE...
+need() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null 2>&1 && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        step "installing $*"
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
+    fi
+    command -v "$command" >/dev/null 2>&1 || {
+        echo "'$command' is missing. As root: apt-get install -y $*" >&2
+        exit 1
+    }
+}
+
+command -v cargo >/dev/null 2>&1 || {
+    echo "cargo is missing: install Rust 1.95 or later, see https://rustup.rs" >&2
+    exit 1
+}
+need python3 python3
+need c++ g++
+
+export CARGO_TERM_COLOR=never
+
+step "format"
+if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else skip "rustfmt is missing"; fi
+
+step "lints"
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+else
+    skip "clippy is missing"
+fi
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+step "tests"
+cargo test --workspace --quiet --release
+
+step "loom models"
+RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \
+    cargo test --quiet --profile loom --lib -p stockade loom_
+
+step "benches, each row once and small"
+for bench in benches/*.rs; do
+    cargo bench --quiet -p stockade --profile release --bench "$(basename "$bench" .rs)" -- --test
+done
+
+step "examples"
+for example in examples/*.rs; do
+    name=$(basename "$example" .rs)
+    echo "-- $name"
+    cargo run --quiet --release -p stockade --example "$name"
+done
+
+if [ -d fuzz ]; then
+    step "fuzz targets, ten seconds each"
+    # The nightly-only flags of the fuzzer work on a stable compiler when it is told to accept them.
+    export RUSTC_BOOTSTRAP=1
+    command -v cargo-fuzz >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+    for target in fuzz/fuzz_targets/*.rs; do
+        name=$(basename "$target" .rs)
+        echo "-- $name"
+        cargo fuzz run "$name" -- -max_total_time=10 -verbosity=0 -print_final_stats=1 2>&1 |
+            tee "target/fuzz-$name.log" | grep -E "stat::number_of_executed_units|SUMMARY" || {
+            tail -40 "target/fuzz-$name.log" >&2
+            exit 1
+        }
+    done
+    unset RUSTC_BOOTSTRAP
+fi
+
+step "a whole sale"
+report=$(mktemp -d)
+trap 'rm -rf "$report"' EXIT
+cargo run --quiet --release -p flash-sale -- demo --report-dir "$report"
+test -s "$report/report.html"
+python3 - "$report/report.json" <<'PYTHON'
+import json, sys
+report = json.load(open(sys.argv[1]))
+assert report["oversell_count"] == 0, report["oversell_count"]
+assert report["sold"] + report["reserved"] + report["available"] == report["units"], report
+assert report["sold"] == report["units"], f"sold {report['sold']} of {report['units']}"
+assert report["audit"]["ok"], report["audit"]
+PYTHON
+
+step "the package"
+cargo package --quiet -p stockade --allow-dirty
+
+printf '\nall tests passed\n'
+for what in "${skipped[@]+"${skipped[@]}"}"; do echo "but skipped: $what" >&2; done
