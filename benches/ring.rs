@@ -13,6 +13,12 @@
 //! `base` is the harness without a queue: a producer that writes its payloads to an array of its own.
 //! Options: `--test` (a quick check that everything works), `--only NAME` (rows whose name
 //! contains it), `--capacity N`.
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![expect(clippy::cast_precision_loss, reason = "rates are for people")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "values count up from 0, on 64 bits"
+)]
 
 use std::hint::{black_box, spin_loop};
 use std::sync::mpsc;
@@ -271,7 +277,7 @@ impl Pause {
 /// A full queue: let the consumer go on; it has a core of its own.
 fn pause_full(attempts: &mut u32) {
     *attempts += 1;
-    if *attempts % 64 == 0 {
+    if attempts.is_multiple_of(64) {
         thread::yield_now();
     } else {
         spin_loop();
