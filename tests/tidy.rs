@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Code lines that a file has at most, without its tests.
-const LINES_MAX: usize = 650;
+const LINES_MAX: usize = 600;
 
 /// What each room may use of the others. Whoever is not named sees nothing but the standard library and crates.
 const ARROWS: &[(&str, &[&str])] = &[

@@ -19,7 +19,7 @@
 //! moment its retention has passed, whether or not its entry is still in a table. That is why
 //! [`digest`](Allocator::digest) depends on no table's layout.
 //!
-//! Rooms: `decide` holds the rules, `apply` their effects, `audit` the laws, `export` the state as a stream; the
+//! Rooms: `decide` holds the rules, `apply` and `effects` what they do, `audit` the laws, `export` the state as a stream; the
 //! tables are `holds` (reservations, users, counters), `keys`, `outcomes`, `deadlines` and `stock`, on top of `index`,
 //! `arena` and `directory`. Deciding costs two cache misses for a new user and key, and they overlap:
 //! [`touch`](Allocator::touch) reads the places of the next hundred commands first (more pages don't stay in the TLB).
@@ -32,6 +32,7 @@ mod audit;
 mod deadlines;
 mod decide;
 mod directory;
+mod effects;
 mod export;
 mod holds;
 mod index;

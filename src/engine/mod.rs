@@ -8,8 +8,8 @@
 //!   Ticket ◄───────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Stages are functions over a turn (the commands decided together): [`writer`] decides, [`committer`] commits and
-//! answers, [`announcer`] tells others. [`Engine`] has threads that call them; a [`Runner`] lets the caller.
+//! Stages are functions over a turn (the commands decided together): `writer` decides, `committer` commits and
+//! answers, `announcer` tells others. [`Engine`] has threads that call them; a [`Runner`] lets the caller.
 //!
 //! I1 (law L4): nobody sees anything of a turn before its batch is committed, and reads are published before tickets
 //! are answered. I2: turns finish in the order in which they were decided. I3: whatever can't go on safely halts the
