@@ -1,1 +1,582 @@
-fn main() {}
+//! The ring beside other bounded MPSC queues, in one run: `cargo bench --bench ring`.
+//!
+//! Payloads of 64 bytes; the consumer is pinned to one core and the producers to the others (on two
+//! cores they share one, so several producers run in turns); the consumer takes at most 256 values
+//! at a time; count and checksum are asserted in every run. A row is the median of 5 runs; peers take
+//! turns, so that a slow spell of the machine hits all of them. Each queue runs under every way of
+//! waiting that it has, and its best is printed:
+//!
+//! - `spin`: look again after one pause hint,
+//! - `back off`: pauses that double up to 32,
+//! - `block`: the queue's own blocking receive (ours: `wait`).
+//!
+//! `base` is the harness without a queue: a producer that writes its payloads to an array of its own.
+//! Options: `--test` (a quick check that everything works), `--only NAME` (rows whose name
+//! contains it), `--capacity N`.
+
+use std::hint::{black_box, spin_loop};
+use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Instant;
+
+use disruptor::{BusySpin, ProcessorSettings as _, Producer as _, build_multi_producer};
+use stockade::ring::{Consumer, Producer, Wake, ring};
+
+type Payload = [u64; 8];
+
+const RUNS: usize = 5;
+const DRAIN_MAX: usize = 256;
+const BULK: usize = 64;
+
+fn payload(value: u64) -> Payload {
+    [value, 1, 2, 3, 4, 5, 6, !value]
+}
+
+/// What every payload adds up to; reads its first and its last word.
+fn check(payload: &Payload) -> u64 {
+    assert_eq!(payload[7], !payload[0], "a torn payload");
+    payload[0]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Waiting {
+    Spin,
+    BackOff,
+    Block,
+}
+
+/// A queue with one consumer.
+trait Queue: Sized {
+    const NAME: &'static str;
+    const BLOCKS: bool = true;
+    type Sender: Clone + Send;
+    type Receiver: Send;
+
+    fn make(capacity: usize) -> (Self::Sender, Self::Receiver);
+    fn push(sender: &Self::Sender, payload: Payload) -> bool;
+    /// Takes up to `DRAIN_MAX`; with `block` it may wait for the first. Returns count and checksum.
+    fn drain(receiver: &mut Self::Receiver, block: bool) -> (u64, u64);
+}
+
+/// The drain of queues that give one value at a time.
+fn drain_singly(mut take: impl FnMut() -> Option<Payload>) -> (u64, u64) {
+    let (mut count, mut sum) = (0, 0_u64);
+    while count < DRAIN_MAX as u64 {
+        let Some(payload) = take() else { break };
+        count += 1;
+        sum = sum.wrapping_add(check(&payload));
+    }
+    (count, sum)
+}
+
+fn sum_of(run: &mut Vec<Payload>) -> (u64, u64) {
+    let sum = run
+        .iter()
+        .fold(0_u64, |sum, payload| sum.wrapping_add(check(payload)));
+    let count = run.len() as u64;
+    run.clear();
+    (count, sum)
+}
+
+struct Stockade;
+impl Queue for Stockade {
+    const NAME: &'static str = "stockade";
+    type Sender = Producer<Payload>;
+    type Receiver = (Consumer<Payload>, Vec<Payload>);
+
+    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        let (producer, consumer) = ring(capacity);
+        (producer, (consumer, Vec::with_capacity(DRAIN_MAX)))
+    }
+
+    fn push(sender: &Self::Sender, payload: Payload) -> bool {
+        sender.try_push(payload).is_ok()
+    }
+
+    fn drain((consumer, run): &mut Self::Receiver, block: bool) -> (u64, u64) {
+        if consumer.drain_into(run, DRAIN_MAX) == 0 && block {
+            assert_eq!(consumer.wait(None), Wake::Ready);
+            consumer.drain_into(run, DRAIN_MAX);
+        }
+        sum_of(run)
+    }
+}
+
+struct ArrayQueue;
+impl Queue for ArrayQueue {
+    const NAME: &'static str = "crossbeam ArrayQueue";
+    const BLOCKS: bool = false;
+    type Sender = Arc<crossbeam_queue::ArrayQueue<Payload>>;
+    type Receiver = Self::Sender;
+
+    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        let queue = Arc::new(crossbeam_queue::ArrayQueue::new(capacity));
+        (Arc::clone(&queue), queue)
+    }
+
+    fn push(sender: &Self::Sender, payload: Payload) -> bool {
+        sender.push(payload).is_ok()
+    }
+
+    fn drain(receiver: &mut Self::Receiver, _block: bool) -> (u64, u64) {
+        drain_singly(|| receiver.pop())
+    }
+}
+
+struct Thingbuf;
+impl Queue for Thingbuf {
+    const NAME: &'static str = "thingbuf";
+    type Sender = thingbuf::mpsc::blocking::Sender<Payload>;
+    type Receiver = thingbuf::mpsc::blocking::Receiver<Payload>;
+
+    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        thingbuf::mpsc::blocking::channel(capacity)
+    }
+
+    fn push(sender: &Self::Sender, payload: Payload) -> bool {
+        sender.try_send(payload).is_ok()
+    }
+
+    fn drain(receiver: &mut Self::Receiver, mut block: bool) -> (u64, u64) {
+        drain_singly(|| {
+            if std::mem::take(&mut block) {
+                receiver.recv()
+            } else {
+                receiver.try_recv().ok()
+            }
+        })
+    }
+}
+
+/// Channels with the same methods.
+macro_rules! channel {
+    ($queue:ident, $name:literal, $sender:ty, $receiver:ty, $make:expr, $try_send:ident, $take:expr) => {
+        struct $queue;
+        impl Queue for $queue {
+            const NAME: &'static str = $name;
+            type Sender = $sender;
+            type Receiver = $receiver;
+
+            fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
+                $make(capacity)
+            }
+
+            fn push(sender: &Self::Sender, payload: Payload) -> bool {
+                sender.$try_send(payload)
+            }
+
+            fn drain(receiver: &mut Self::Receiver, mut block: bool) -> (u64, u64) {
+                drain_singly(|| {
+                    if std::mem::take(&mut block) {
+                        receiver.recv().ok()
+                    } else {
+                        $take(&*receiver)
+                    }
+                })
+            }
+        }
+    };
+}
+
+trait TrySend {
+    fn offer(&self, payload: Payload) -> bool;
+}
+impl TrySend for flume::Sender<Payload> {
+    fn offer(&self, payload: Payload) -> bool {
+        self.try_send(payload).is_ok()
+    }
+}
+impl TrySend for crossbeam_channel::Sender<Payload> {
+    fn offer(&self, payload: Payload) -> bool {
+        self.try_send(payload).is_ok()
+    }
+}
+impl TrySend for mpsc::SyncSender<Payload> {
+    fn offer(&self, payload: Payload) -> bool {
+        self.try_send(payload).is_ok()
+    }
+}
+impl TrySend for kanal::Sender<Payload> {
+    fn offer(&self, payload: Payload) -> bool {
+        self.try_send(payload).unwrap_or(false)
+    }
+}
+
+channel!(
+    Flume,
+    "flume",
+    flume::Sender<Payload>,
+    flume::Receiver<Payload>,
+    flume::bounded,
+    offer,
+    |receiver: &flume::Receiver<Payload>| receiver.try_recv().ok()
+);
+channel!(
+    Crossbeam,
+    "crossbeam-channel",
+    crossbeam_channel::Sender<Payload>,
+    crossbeam_channel::Receiver<Payload>,
+    crossbeam_channel::bounded,
+    offer,
+    |receiver: &crossbeam_channel::Receiver<Payload>| receiver.try_recv().ok()
+);
+channel!(
+    SyncChannel,
+    "std sync_channel",
+    mpsc::SyncSender<Payload>,
+    mpsc::Receiver<Payload>,
+    mpsc::sync_channel,
+    offer,
+    |receiver: &mpsc::Receiver<Payload>| receiver.try_recv().ok()
+);
+channel!(
+    Kanal,
+    "kanal",
+    kanal::Sender<Payload>,
+    kanal::Receiver<Payload>,
+    kanal::bounded,
+    offer,
+    |receiver: &kanal::Receiver<Payload>| receiver.try_recv().ok().flatten()
+);
+
+/// Where a thread runs: the consumer, 0, on the first core, producers on the others in turn.
+fn core_of(thread: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    if thread == 0 || cores == 1 {
+        0
+    } else {
+        1 + (thread - 1) % (cores - 1)
+    }
+}
+
+fn pin(thread: usize) {
+    core_affinity::set_for_current(core_affinity::CoreId {
+        id: core_of(thread),
+    });
+}
+
+struct Pause(u32);
+impl Pause {
+    fn after_nothing(&mut self, waiting: Waiting) {
+        for _ in 0..self.0 {
+            spin_loop();
+        }
+        if waiting == Waiting::BackOff {
+            self.0 = 32.min(self.0 * 2);
+        }
+    }
+}
+
+/// A full queue: let the consumer go on; it has a core of its own.
+fn pause_full(attempts: &mut u32) {
+    *attempts += 1;
+    if *attempts % 64 == 0 {
+        thread::yield_now();
+    } else {
+        spin_loop();
+    }
+}
+
+/// Values a second, in millions: `producers` threads run `produce(range)`, this thread consumes.
+fn race<S: Clone + Send>(
+    producers: usize,
+    total: u64,
+    sender: S,
+    produce: impl Fn(&S, std::ops::Range<u64>) + Sync,
+    consume: impl FnOnce(u64) -> u64 + Send,
+) -> f64 {
+    let share = total / producers as u64;
+    let total = share * producers as u64;
+    let barrier = Barrier::new(producers + 1);
+    thread::scope(|scope| {
+        let (barrier, produce) = (&barrier, &produce);
+        for producer in 0..producers {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                pin(1 + producer);
+                barrier.wait();
+                let first = producer as u64 * share;
+                produce(&sender, first..first + share);
+            });
+        }
+        drop(sender);
+        let consumer = scope.spawn(move || {
+            pin(0);
+            barrier.wait();
+            let begin = Instant::now();
+            let sum = consume(total);
+            let seconds = begin.elapsed().as_secs_f64();
+            assert_eq!(
+                sum,
+                (0..total).fold(0, u64::wrapping_add),
+                "values lost or repeated"
+            );
+            seconds
+        });
+        let seconds = consumer.join().expect("the consumer must not panic");
+        total as f64 / seconds / 1e6
+    })
+}
+
+fn consume<Q: Queue>(receiver: &mut Q::Receiver, total: u64, waiting: Waiting) -> u64 {
+    let (mut taken, mut sum) = (0, 0_u64);
+    let mut pause = Pause(1);
+    while taken < total {
+        let (count, part) = Q::drain(receiver, waiting == Waiting::Block);
+        if count == 0 {
+            pause.after_nothing(waiting);
+            continue;
+        }
+        pause = Pause(1);
+        taken += count;
+        sum = sum.wrapping_add(part);
+    }
+    assert_eq!(taken, total, "more values than were pushed");
+    sum
+}
+
+fn single<Q: Queue>(capacity: usize, producers: usize, total: u64, waiting: Waiting) -> f64 {
+    let (sender, mut receiver) = Q::make(capacity);
+    race(
+        producers,
+        total,
+        sender,
+        |sender, values| {
+            let mut attempts = 0;
+            for value in values {
+                while !Q::push(sender, payload(value)) {
+                    pause_full(&mut attempts);
+                }
+            }
+        },
+        move |total| consume::<Q>(&mut receiver, total, waiting),
+    )
+}
+
+fn bulk<const LEN: usize>(capacity: usize, producers: usize, total: u64, waiting: Waiting) -> f64 {
+    let (sender, mut receiver) = Stockade::make(capacity);
+    race(
+        producers,
+        total,
+        sender,
+        |sender, values| {
+            let mut attempts = 0;
+            let mut block = Vec::with_capacity(LEN);
+            for value in values {
+                block.push(payload(value));
+                if block.len() == LEN {
+                    while sender.try_push_bulk(&mut block).is_err() {
+                        pause_full(&mut attempts);
+                    }
+                }
+            }
+            while sender.try_push_bulk(&mut block).is_err() {
+                pause_full(&mut attempts);
+            }
+        },
+        move |total| consume::<Stockade>(&mut receiver, total, waiting),
+    )
+}
+
+/// The disruptor drives its consumer itself, by a closure, and spins.
+fn disruptor<const LEN: usize>(
+    capacity: usize,
+    producers: usize,
+    total: u64,
+    _waiting: Waiting,
+) -> f64 {
+    let share = total / producers as u64;
+    let total = share * producers as u64;
+    let (report, result) = mpsc::channel();
+    let (mut taken, mut sum) = (0, 0_u64);
+    let producer = build_multi_producer(capacity, || [0; 8], BusySpin)
+        .pin_at_core(core_of(0))
+        .handle_events_with(move |event: &Payload, _, _| {
+            taken += 1;
+            sum = sum.wrapping_add(check(event));
+            if taken == total {
+                report.send((Instant::now(), sum)).expect("the bench waits");
+            }
+        })
+        .build();
+    let barrier = Barrier::new(producers + 1);
+    thread::scope(|scope| {
+        let barrier = &barrier;
+        for index in 0..producers {
+            let mut producer = producer.clone();
+            scope.spawn(move || {
+                pin(1 + index);
+                barrier.wait();
+                let mut attempts = 0;
+                let mut next = index as u64 * share;
+                let end = next + share;
+                while next < end {
+                    let len = LEN.min((end - next) as usize);
+                    let pushed = if len == 1 {
+                        producer.try_publish(|event| *event = payload(next)).is_ok()
+                    } else {
+                        let filled = producer.try_batch_publish(len, |events| {
+                            for (event, value) in events.zip(next..) {
+                                *event = payload(value);
+                            }
+                        });
+                        filled.is_ok()
+                    };
+                    if pushed {
+                        next += len as u64;
+                    } else {
+                        pause_full(&mut attempts);
+                    }
+                }
+            });
+        }
+        barrier.wait();
+        let begin = Instant::now();
+        let (end, sum) = result.recv().expect("the consumer reports");
+        assert_eq!(
+            sum,
+            (0..total).fold(0, u64::wrapping_add),
+            "values lost or repeated"
+        );
+        total as f64 / (end - begin).as_secs_f64() / 1e6
+    })
+}
+
+/// No queue at all: what making and storing the payloads costs.
+fn base(capacity: usize, _producers: usize, total: u64, _waiting: Waiting) -> f64 {
+    let mut slots = vec![[0; 8]; capacity];
+    pin(1);
+    let begin = Instant::now();
+    for value in 0..total {
+        slots[value as usize & (capacity - 1)] = payload(value);
+        black_box(&mut slots);
+    }
+    total as f64 / begin.elapsed().as_secs_f64() / 1e6
+}
+
+type Bench = fn(usize, usize, u64, Waiting) -> f64;
+
+struct Row {
+    name: &'static str,
+    waitings: &'static [Waiting],
+    bench: Bench,
+}
+
+fn row<Q: Queue>() -> Row {
+    let waitings: &[Waiting] = if Q::BLOCKS {
+        &[Waiting::Spin, Waiting::BackOff, Waiting::Block]
+    } else {
+        &[Waiting::Spin, Waiting::BackOff]
+    };
+    Row {
+        name: Q::NAME,
+        waitings,
+        bench: single::<Q>,
+    }
+}
+
+const ALL: &[Waiting] = &[Waiting::Spin, Waiting::BackOff, Waiting::Block];
+
+fn groups() -> [(&'static str, Vec<Row>); 2] {
+    let singles = vec![
+        Row {
+            name: "base",
+            waitings: &[Waiting::Spin],
+            bench: base,
+        },
+        row::<Stockade>(),
+        row::<ArrayQueue>(),
+        row::<SyncChannel>(),
+        row::<Thingbuf>(),
+        row::<Kanal>(),
+        row::<Flume>(),
+        row::<Crossbeam>(),
+        Row {
+            name: "disruptor",
+            waitings: &[Waiting::Spin],
+            bench: disruptor::<1>,
+        },
+    ];
+    let bulks = vec![
+        Row {
+            name: "stockade bulk/16",
+            waitings: ALL,
+            bench: bulk::<16>,
+        },
+        Row {
+            name: "stockade bulk/64",
+            waitings: ALL,
+            bench: bulk::<BULK>,
+        },
+        Row {
+            name: "disruptor batch/64",
+            waitings: &[Waiting::Spin],
+            bench: disruptor::<BULK>,
+        },
+    ];
+    [("ring/single push", singles), ("ring/bulk", bulks)]
+}
+
+fn median(runs: &mut [f64]) -> f64 {
+    runs.sort_by(f64::total_cmp);
+    runs[runs.len() / 2]
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let option = |name: &str| {
+        arguments
+            .iter()
+            .position(|argument| argument == name)
+            .and_then(|at| arguments.get(at + 1))
+    };
+    let is_test = arguments.iter().any(|argument| argument == "--test");
+    let only = option("--only").map_or("", String::as_str);
+    let capacities = match option("--capacity").and_then(|capacity| capacity.parse().ok()) {
+        Some(capacity) => vec![capacity],
+        None if is_test => vec![4_096],
+        None => vec![65_536, 4_096],
+    };
+    let (runs, total) = if is_test {
+        (1, 20_000)
+    } else {
+        (RUNS, 4_000_000)
+    };
+
+    for capacity in capacities {
+        for (group, rows) in groups() {
+            println!("{group}, M/s, capacity {capacity}, producers 1 / 2 / 4");
+            let rows: Vec<_> = rows.iter().filter(|row| row.name.contains(only)).collect();
+            let mut table: Vec<Vec<(f64, Waiting)>> = vec![Vec::new(); rows.len()];
+            for producers in [1, 2, 4] {
+                let mut best = vec![(0.0, Waiting::Spin); rows.len()];
+                for waiting in ALL {
+                    let mut results = vec![Vec::new(); rows.len()];
+                    for _ in 0..runs {
+                        for (row, results) in rows.iter().zip(&mut results) {
+                            if row.waitings.contains(waiting) {
+                                results.push((row.bench)(capacity, producers, total, *waiting));
+                            }
+                        }
+                    }
+                    for (best, results) in best.iter_mut().zip(&mut results) {
+                        if !results.is_empty() && median(results) > best.0 {
+                            *best = (median(results), *waiting);
+                        }
+                    }
+                }
+                for (line, best) in table.iter_mut().zip(best) {
+                    line.push(best);
+                }
+            }
+            for (row, line) in rows.iter().zip(&table) {
+                let cells: Vec<_> = line
+                    .iter()
+                    .map(|(rate, waiting)| format!("{rate:7.1} {:8}", format!("{waiting:?}")))
+                    .collect();
+                println!("  {:22} {}", row.name, cells.join(" "));
+            }
+        }
+    }
+}
