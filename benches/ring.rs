@@ -7,7 +7,7 @@
 //! waiting that it has, and its best is printed:
 //!
 //! - `spin`: look again after one pause hint,
-//! - `back off`: pauses that double up to 32,
+//! - `back off`: pauses that double up to 64, a microsecond,
 //! - `block`: the queue's own blocking receive (ours: `wait`).
 //!
 //! `base` is the harness without a queue: a producer that writes its payloads to an array of its own.
@@ -18,7 +18,7 @@ use std::hint::{black_box, spin_loop};
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use disruptor::{BusySpin, ProcessorSettings as _, Producer as _, build_multi_producer};
 use stockade::ring::{Consumer, Producer, Wake, ring};
@@ -95,10 +95,10 @@ impl Queue for Stockade {
     }
 
     fn drain((consumer, run): &mut Self::Receiver, block: bool) -> (u64, u64) {
-        if consumer.drain_into(run, DRAIN_MAX) == 0 && block {
+        if block {
             assert_eq!(consumer.wait(None), Wake::Ready);
-            consumer.drain_into(run, DRAIN_MAX);
         }
+        consumer.drain_into(run, DRAIN_MAX);
         sum_of(run)
     }
 }
@@ -256,6 +256,12 @@ fn pin(thread: usize) {
     });
 }
 
+/// Millions a second.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn rate(count: u64, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64() / 1e6
+}
+
 struct Pause(u32);
 impl Pause {
     fn after_nothing(&mut self, waiting: Waiting) {
@@ -263,7 +269,7 @@ impl Pause {
             spin_loop();
         }
         if waiting == Waiting::BackOff {
-            self.0 = 32.min(self.0 * 2);
+            self.0 = 64.min(self.0 * 2);
         }
     }
 }
@@ -271,69 +277,78 @@ impl Pause {
 /// A full queue: let the consumer go on; it has a core of its own.
 fn pause_full(attempts: &mut u32) {
     *attempts += 1;
-    if *attempts % 64 == 0 {
+    if attempts.is_multiple_of(64) {
         thread::yield_now();
     } else {
         spin_loop();
     }
 }
 
-/// Values a second, in millions: `producers` threads run `produce(range)`, this thread consumes.
+/// Values a second, in millions, from the first producer's start to the consumer's last value:
+/// `producers` threads run `produce(range)`, and `consume` says when it had them all.
 fn race<S: Clone + Send>(
     producers: usize,
     total: u64,
     sender: S,
-    produce: impl Fn(&S, std::ops::Range<u64>) + Sync,
-    consume: impl FnOnce(u64) -> u64 + Send,
+    produce: impl Fn(S, std::ops::Range<u64>) + Sync,
+    consume: impl FnOnce() -> (Instant, u64) + Send,
 ) -> f64 {
     let share = total / producers as u64;
-    let total = share * producers as u64;
     let barrier = Barrier::new(producers + 1);
     thread::scope(|scope| {
         let (barrier, produce) = (&barrier, &produce);
-        for producer in 0..producers {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                pin(1 + producer);
-                barrier.wait();
-                let first = producer as u64 * share;
-                produce(&sender, first..first + share);
-            });
-        }
+        let threads: Vec<_> = (0..producers)
+            .map(|producer| {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    pin(1 + producer);
+                    let first = producer as u64 * share;
+                    barrier.wait();
+                    let begin = Instant::now();
+                    produce(sender, first..first + share);
+                    begin
+                })
+            })
+            .collect();
         drop(sender);
         let consumer = scope.spawn(move || {
             pin(0);
             barrier.wait();
-            let begin = Instant::now();
-            let sum = consume(total);
-            let seconds = begin.elapsed().as_secs_f64();
-            assert_eq!(
-                sum,
-                (0..total).fold(0, u64::wrapping_add),
-                "values lost or repeated"
-            );
-            seconds
+            consume()
         });
-        let seconds = consumer.join().expect("the consumer must not panic");
-        total as f64 / seconds / 1e6
+        let (end, sum) = consumer.join().expect("the consumer must not panic");
+        assert_eq!(
+            sum,
+            (0..total).fold(0, u64::wrapping_add),
+            "values lost or repeated"
+        );
+        let begins = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"));
+        let begin = begins.min().expect("there are producers");
+        rate(total, end - begin)
     })
 }
 
-fn consume<Q: Queue>(receiver: &mut Q::Receiver, total: u64, waiting: Waiting) -> u64 {
+fn consume<Q: Queue>(receiver: &mut Q::Receiver, total: u64, waiting: Waiting) -> (Instant, u64) {
     let (mut taken, mut sum) = (0, 0_u64);
     let mut pause = Pause(1);
+    let mut block = false;
     while taken < total {
-        let (count, part) = Q::drain(receiver, waiting == Waiting::Block);
-        if count == 0 {
-            pause.after_nothing(waiting);
-            continue;
-        }
-        pause = Pause(1);
+        let (count, part) = Q::drain(receiver, block);
         taken += count;
         sum = sum.wrapping_add(part);
+        if count == DRAIN_MAX as u64 {
+            block = false;
+            pause = Pause(1);
+        } else if waiting == Waiting::Block {
+            block = taken < total;
+        } else {
+            pause.after_nothing(waiting);
+        }
     }
     assert_eq!(taken, total, "more values than were pushed");
-    sum
+    (Instant::now(), sum)
 }
 
 fn single<Q: Queue>(capacity: usize, producers: usize, total: u64, waiting: Waiting) -> f64 {
@@ -345,12 +360,12 @@ fn single<Q: Queue>(capacity: usize, producers: usize, total: u64, waiting: Wait
         |sender, values| {
             let mut attempts = 0;
             for value in values {
-                while !Q::push(sender, payload(value)) {
+                while !Q::push(&sender, payload(value)) {
                     pause_full(&mut attempts);
                 }
             }
         },
-        move |total| consume::<Q>(&mut receiver, total, waiting),
+        move || consume::<Q>(&mut receiver, total, waiting),
     )
 }
 
@@ -371,11 +386,11 @@ fn bulk<const LEN: usize>(capacity: usize, producers: usize, total: u64, waiting
                     }
                 }
             }
-            while sender.try_push_bulk(&mut block).is_err() {
+            while !block.is_empty() && sender.try_push_bulk(&mut block).is_err() {
                 pause_full(&mut attempts);
             }
         },
-        move |total| consume::<Stockade>(&mut receiver, total, waiting),
+        move || consume::<Stockade>(&mut receiver, total, waiting),
     )
 }
 
@@ -386,8 +401,6 @@ fn disruptor<const LEN: usize>(
     total: u64,
     _waiting: Waiting,
 ) -> f64 {
-    let share = total / producers as u64;
-    let total = share * producers as u64;
     let (report, result) = mpsc::channel();
     let (mut taken, mut sum) = (0, 0_u64);
     let producer = build_multi_producer(capacity, || [0; 8], BusySpin)
@@ -400,59 +413,50 @@ fn disruptor<const LEN: usize>(
             }
         })
         .build();
-    let barrier = Barrier::new(producers + 1);
-    thread::scope(|scope| {
-        let barrier = &barrier;
-        for index in 0..producers {
-            let mut producer = producer.clone();
-            scope.spawn(move || {
-                pin(1 + index);
-                barrier.wait();
-                let mut attempts = 0;
-                let mut next = index as u64 * share;
-                let end = next + share;
-                while next < end {
-                    let len = LEN.min((end - next) as usize);
-                    let pushed = if len == 1 {
-                        producer.try_publish(|event| *event = payload(next)).is_ok()
-                    } else {
-                        let filled = producer.try_batch_publish(len, |events| {
-                            for (event, value) in events.zip(next..) {
-                                *event = payload(value);
-                            }
-                        });
-                        filled.is_ok()
-                    };
-                    if pushed {
-                        next += len as u64;
-                    } else {
-                        pause_full(&mut attempts);
-                    }
+    race(
+        producers,
+        total,
+        producer,
+        |mut producer, values| {
+            let mut attempts = 0;
+            let mut next = values.start;
+            while next < values.end {
+                let left = usize::try_from(values.end - next).unwrap_or(usize::MAX);
+                let len = LEN.min(left);
+                let pushed = if LEN == 1 {
+                    producer.try_publish(|event| *event = payload(next)).is_ok()
+                } else {
+                    let filled = producer.try_batch_publish(len, |events| {
+                        for (event, value) in events.zip(next..) {
+                            *event = payload(value);
+                        }
+                    });
+                    filled.is_ok()
+                };
+                if pushed {
+                    next += len as u64;
+                } else {
+                    pause_full(&mut attempts);
                 }
-            });
-        }
-        barrier.wait();
-        let begin = Instant::now();
-        let (end, sum) = result.recv().expect("the consumer reports");
-        assert_eq!(
-            sum,
-            (0..total).fold(0, u64::wrapping_add),
-            "values lost or repeated"
-        );
-        total as f64 / (end - begin).as_secs_f64() / 1e6
-    })
+            }
+        },
+        move || result.recv().expect("the consumer reports"),
+    )
 }
 
 /// No queue at all: what making and storing the payloads costs.
 fn base(capacity: usize, _producers: usize, total: u64, _waiting: Waiting) -> f64 {
-    let mut slots = vec![[0; 8]; capacity];
-    pin(1);
-    let begin = Instant::now();
-    for value in 0..total {
-        slots[value as usize & (capacity - 1)] = payload(value);
-        black_box(&mut slots);
-    }
-    total as f64 / begin.elapsed().as_secs_f64() / 1e6
+    let producer = thread::spawn(move || {
+        pin(1);
+        let mut slots = vec![[0; 8]; capacity];
+        let begin = Instant::now();
+        for (value, slot) in (0..total).zip((0..capacity).cycle()) {
+            slots[slot] = payload(value);
+            black_box(&mut slots);
+        }
+        rate(total, begin.elapsed())
+    });
+    producer.join().expect("the producer must not panic")
 }
 
 type Bench = fn(usize, usize, u64, Waiting) -> f64;

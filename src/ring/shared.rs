@@ -167,13 +167,14 @@ impl<T> Drop for Shared<T> {
         let head = self.head.load(Ordering::Relaxed);
         let tail = self.claims.tail.load(Ordering::Relaxed) & !CLOSED;
         for position in head..tail {
-            debug_assert!(
-                self.slots.is_stamped(position),
-                "no producer is left in mid-publish"
+            debug_assert_eq!(
+                self.slots.run_len(position, 1),
+                1,
+                "a claim is always published"
             );
             // SAFETY: `&mut self` makes this thread the consumer; every claim was published before
             // its producer gave up its share of `self` (I2), and `head` bounds what was taken.
-            drop(unsafe { self.slots.take(position) });
+            drop(unsafe { self.slots.take_run(position, 1) }.next());
         }
     }
 }
