@@ -14,30 +14,23 @@
 //! Options: `--test` (a quick check that everything works), `--only NAME` (rows whose name
 //! contains it), `--capacity N`.
 
+mod queues;
+
 use std::hint::{black_box, spin_loop};
+use std::sync::Barrier;
 use std::sync::mpsc;
-use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use disruptor::{BusySpin, ProcessorSettings as _, Producer as _, build_multi_producer};
-use stockade::ring::{Consumer, Producer, Wake, ring};
 
-type Payload = [u64; 8];
+use self::queues::{
+    ArrayQueue, Crossbeam, DRAIN_MAX, Flume, Kanal, Payload, Queue, Stockade, SyncChannel,
+    Thingbuf, check, payload, sum_of,
+};
 
 const RUNS: usize = 5;
-const DRAIN_MAX: usize = 256;
 const BULK: usize = 64;
-
-fn payload(value: u64) -> Payload {
-    [value, 1, 2, 3, 4, 5, 6, !value]
-}
-
-/// What every payload adds up to; reads its first and its last word.
-fn check(payload: &Payload) -> u64 {
-    assert_eq!(payload[7], !payload[0], "a torn payload");
-    payload[0]
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Waiting {
@@ -45,200 +38,6 @@ enum Waiting {
     BackOff,
     Block,
 }
-
-/// A queue with one consumer.
-trait Queue: Sized {
-    const NAME: &'static str;
-    const BLOCKS: bool = true;
-    type Sender: Clone + Send;
-    type Receiver: Send;
-
-    fn make(capacity: usize) -> (Self::Sender, Self::Receiver);
-    fn push(sender: &Self::Sender, payload: Payload) -> bool;
-    /// Takes up to `DRAIN_MAX`; with `block` it may wait for the first. Returns count and checksum.
-    fn drain(receiver: &mut Self::Receiver, block: bool) -> (u64, u64);
-}
-
-/// The drain of queues that give one value at a time.
-fn drain_singly(mut take: impl FnMut() -> Option<Payload>) -> (u64, u64) {
-    let (mut count, mut sum) = (0, 0_u64);
-    while count < DRAIN_MAX as u64 {
-        let Some(payload) = take() else { break };
-        count += 1;
-        sum = sum.wrapping_add(check(&payload));
-    }
-    (count, sum)
-}
-
-fn sum_of(run: &mut Vec<Payload>) -> (u64, u64) {
-    let sum = run
-        .iter()
-        .fold(0_u64, |sum, payload| sum.wrapping_add(check(payload)));
-    let count = run.len() as u64;
-    run.clear();
-    (count, sum)
-}
-
-struct Stockade;
-impl Queue for Stockade {
-    const NAME: &'static str = "stockade";
-    type Sender = Producer<Payload>;
-    type Receiver = (Consumer<Payload>, Vec<Payload>);
-
-    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        let (producer, consumer) = ring(capacity);
-        (producer, (consumer, Vec::with_capacity(DRAIN_MAX)))
-    }
-
-    fn push(sender: &Self::Sender, payload: Payload) -> bool {
-        sender.try_push(payload).is_ok()
-    }
-
-    fn drain((consumer, run): &mut Self::Receiver, block: bool) -> (u64, u64) {
-        if block {
-            assert_eq!(consumer.wait(None), Wake::Ready);
-        }
-        consumer.drain_into(run, DRAIN_MAX);
-        sum_of(run)
-    }
-}
-
-struct ArrayQueue;
-impl Queue for ArrayQueue {
-    const NAME: &'static str = "crossbeam ArrayQueue";
-    const BLOCKS: bool = false;
-    type Sender = Arc<crossbeam_queue::ArrayQueue<Payload>>;
-    type Receiver = Self::Sender;
-
-    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        let queue = Arc::new(crossbeam_queue::ArrayQueue::new(capacity));
-        (Arc::clone(&queue), queue)
-    }
-
-    fn push(sender: &Self::Sender, payload: Payload) -> bool {
-        sender.push(payload).is_ok()
-    }
-
-    fn drain(receiver: &mut Self::Receiver, _block: bool) -> (u64, u64) {
-        drain_singly(|| receiver.pop())
-    }
-}
-
-struct Thingbuf;
-impl Queue for Thingbuf {
-    const NAME: &'static str = "thingbuf";
-    type Sender = thingbuf::mpsc::blocking::Sender<Payload>;
-    type Receiver = thingbuf::mpsc::blocking::Receiver<Payload>;
-
-    fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        thingbuf::mpsc::blocking::channel(capacity)
-    }
-
-    fn push(sender: &Self::Sender, payload: Payload) -> bool {
-        sender.try_send(payload).is_ok()
-    }
-
-    fn drain(receiver: &mut Self::Receiver, mut block: bool) -> (u64, u64) {
-        drain_singly(|| {
-            if std::mem::take(&mut block) {
-                receiver.recv()
-            } else {
-                receiver.try_recv().ok()
-            }
-        })
-    }
-}
-
-/// Channels with the same methods.
-macro_rules! channel {
-    ($queue:ident, $name:literal, $sender:ty, $receiver:ty, $make:expr, $try_send:ident, $take:expr) => {
-        struct $queue;
-        impl Queue for $queue {
-            const NAME: &'static str = $name;
-            type Sender = $sender;
-            type Receiver = $receiver;
-
-            fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
-                $make(capacity)
-            }
-
-            fn push(sender: &Self::Sender, payload: Payload) -> bool {
-                sender.$try_send(payload)
-            }
-
-            fn drain(receiver: &mut Self::Receiver, mut block: bool) -> (u64, u64) {
-                drain_singly(|| {
-                    if std::mem::take(&mut block) {
-                        receiver.recv().ok()
-                    } else {
-                        $take(&*receiver)
-                    }
-                })
-            }
-        }
-    };
-}
-
-trait TrySend {
-    fn offer(&self, payload: Payload) -> bool;
-}
-impl TrySend for flume::Sender<Payload> {
-    fn offer(&self, payload: Payload) -> bool {
-        self.try_send(payload).is_ok()
-    }
-}
-impl TrySend for crossbeam_channel::Sender<Payload> {
-    fn offer(&self, payload: Payload) -> bool {
-        self.try_send(payload).is_ok()
-    }
-}
-impl TrySend for mpsc::SyncSender<Payload> {
-    fn offer(&self, payload: Payload) -> bool {
-        self.try_send(payload).is_ok()
-    }
-}
-impl TrySend for kanal::Sender<Payload> {
-    fn offer(&self, payload: Payload) -> bool {
-        self.try_send(payload).unwrap_or(false)
-    }
-}
-
-channel!(
-    Flume,
-    "flume",
-    flume::Sender<Payload>,
-    flume::Receiver<Payload>,
-    flume::bounded,
-    offer,
-    |receiver: &flume::Receiver<Payload>| receiver.try_recv().ok()
-);
-channel!(
-    Crossbeam,
-    "crossbeam-channel",
-    crossbeam_channel::Sender<Payload>,
-    crossbeam_channel::Receiver<Payload>,
-    crossbeam_channel::bounded,
-    offer,
-    |receiver: &crossbeam_channel::Receiver<Payload>| receiver.try_recv().ok()
-);
-channel!(
-    SyncChannel,
-    "std sync_channel",
-    mpsc::SyncSender<Payload>,
-    mpsc::Receiver<Payload>,
-    mpsc::sync_channel,
-    offer,
-    |receiver: &mpsc::Receiver<Payload>| receiver.try_recv().ok()
-);
-channel!(
-    Kanal,
-    "kanal",
-    kanal::Sender<Payload>,
-    kanal::Receiver<Payload>,
-    kanal::bounded,
-    offer,
-    |receiver: &kanal::Receiver<Payload>| receiver.try_recv().ok().flatten()
-);
 
 /// Where a thread runs: the consumer, 0, on the first core, producers on the others in turn.
 fn core_of(thread: usize) -> usize {
@@ -394,8 +193,10 @@ fn bulk<const LEN: usize>(capacity: usize, producers: usize, total: u64, waiting
     )
 }
 
-/// The disruptor drives its consumer itself, by a closure, and spins.
-fn disruptor<const LEN: usize>(
+/// The disruptor drives its consumer itself, by a closure, and spins. It makes its payloads in the
+/// slots and reads them there; with `MOVES` it does what a queue does: the producer copies them from
+/// a `Vec`, the consumer to one.
+fn disruptor<const LEN: usize, const MOVES: bool>(
     capacity: usize,
     producers: usize,
     total: u64,
@@ -403,12 +204,21 @@ fn disruptor<const LEN: usize>(
 ) -> f64 {
     let (report, result) = mpsc::channel();
     let (mut taken, mut sum) = (0, 0_u64);
+    let mut run = Vec::with_capacity(DRAIN_MAX);
     let producer = build_multi_producer(capacity, || [0; 8], BusySpin)
         .pin_at_core(core_of(0))
-        .handle_events_with(move |event: &Payload, _, _| {
+        .handle_events_with(move |event: &Payload, _, end_of_batch| {
             taken += 1;
-            sum = sum.wrapping_add(check(event));
+            if MOVES {
+                run.push(*event);
+                if run.len() == DRAIN_MAX || end_of_batch {
+                    sum = sum.wrapping_add(sum_of(&mut run).1);
+                }
+            } else {
+                sum = sum.wrapping_add(check(event));
+            }
             if taken == total {
+                sum = sum.wrapping_add(sum_of(&mut run).1);
                 report.send((Instant::now(), sum)).expect("the bench waits");
             }
         })
@@ -417,24 +227,35 @@ fn disruptor<const LEN: usize>(
         producers,
         total,
         producer,
-        |mut producer, values| {
+        |mut producer, mut values| {
             let mut attempts = 0;
-            let mut next = values.start;
-            while next < values.end {
+            let mut block = Vec::with_capacity(LEN);
+            while !values.is_empty() {
+                let next = values.start;
                 let left = usize::try_from(values.end - next).unwrap_or(usize::MAX);
                 let len = LEN.min(left);
+                if MOVES && block.is_empty() {
+                    block.extend((next..).take(len).map(payload));
+                }
                 let pushed = if LEN == 1 {
                     producer.try_publish(|event| *event = payload(next)).is_ok()
                 } else {
                     let filled = producer.try_batch_publish(len, |events| {
-                        for (event, value) in events.zip(next..) {
-                            *event = payload(value);
+                        if MOVES {
+                            events
+                                .zip(&block)
+                                .for_each(|(event, value)| *event = *value);
+                        } else {
+                            events
+                                .zip(next..)
+                                .for_each(|(event, value)| *event = payload(value));
                         }
                     });
                     filled.is_ok()
                 };
                 if pushed {
-                    next += len as u64;
+                    values.start += len as u64;
+                    block.clear();
                 } else {
                     pause_full(&mut attempts);
                 }
@@ -499,7 +320,7 @@ fn groups() -> [(&'static str, Vec<Row>); 2] {
         Row {
             name: "disruptor",
             waitings: &[Waiting::Spin],
-            bench: disruptor::<1>,
+            bench: disruptor::<1, false>,
         },
     ];
     let bulks = vec![
@@ -516,7 +337,12 @@ fn groups() -> [(&'static str, Vec<Row>); 2] {
         Row {
             name: "disruptor batch/64",
             waitings: &[Waiting::Spin],
-            bench: disruptor::<BULK>,
+            bench: disruptor::<BULK, false>,
+        },
+        Row {
+            name: "disruptor batch/64, moved",
+            waitings: &[Waiting::Spin],
+            bench: disruptor::<BULK, true>,
         },
     ];
     [("ring/single push", singles), ("ring/bulk", bulks)]
@@ -579,7 +405,7 @@ fn main() {
                     .iter()
                     .map(|(rate, waiting)| format!("{rate:7.1} {:8}", format!("{waiting:?}")))
                     .collect();
-                println!("  {:22} {}", row.name, cells.join(" "));
+                println!("  {:26} {}", row.name, cells.join(" "));
             }
         }
     }
