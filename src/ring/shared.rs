@@ -15,7 +15,7 @@
 
 use super::bell::Bell;
 use super::slots::Slots;
-use crate::sync::{Arc, AtomicUsize, CachePadded, Ordering, seq_cst_in_model};
+use crate::sync::{Arc, AtomicUsize, CachePadded, Ordering};
 
 /// Set in `tail` by close: claims fail from then on (I4). The other 63 bits are the position.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -87,10 +87,7 @@ impl<T> Shared<T> {
                 Ordering::SeqCst, // P4
                 Ordering::Relaxed,
             ) {
-                Ok(_) => {
-                    seq_cst_in_model();
-                    return Ok(tail);
-                }
+                Ok(_) => return Ok(tail),
                 Err(moved) => tail = moved,
             }
         }
@@ -154,7 +151,6 @@ impl<T> Shared<T> {
         let before = self.producers.fetch_sub(1, Ordering::SeqCst); // P4, P5
         assert!(before > 0, "more producers dropped than made");
         if before == 1 {
-            seq_cst_in_model();
             self.bell.ring();
         }
     }
