@@ -39,11 +39,14 @@ impl Bell {
         }
     }
 
-    /// Wakes the consumer if it sleeps. For producers, after a claim.
+    /// Wakes the consumer if it sleeps. For producers, some time after a claim.
     #[inline]
     pub(super) fn ring(&self) {
-        if self.signal.load(Ordering::SeqCst) & PARKED != 0 {
-            // P4
+        // Not right after the claim: there it would also be the Acquire of P2 and P3, and models
+        // could not miss that.
+        seq_cst_in_model();
+        let signal = self.signal.load(Ordering::SeqCst); // P4
+        if signal & PARKED != 0 {
             self.wake();
         }
     }

@@ -87,6 +87,28 @@ fn loom_ring_full_is_an_answer_and_frees_are_seen() {
     });
 }
 
+/// The block finds too little room, but leaves the head that it saw for the single push to rest on.
+#[test]
+fn loom_ring_a_head_seen_by_another_producer_is_enough() {
+    explore(|| {
+        let (producer, mut consumer) = pair();
+        producer
+            .try_push_bulk(&mut vec![0, 1])
+            .expect("there is room");
+        let other = producer.clone();
+        let refused = thread::spawn(move || {
+            assert_eq!(other.try_push_bulk(&mut vec![8, 9]), Err(BulkError::Full));
+        });
+        let pusher = thread::spawn(move || producer.try_push(2).is_ok());
+        let mut out = Vec::new();
+        assert_eq!(consumer.drain_into(&mut out, 1), 1);
+        refused.join().expect("no panic");
+        let pushed = pusher.join().expect("no panic");
+        out.extend(take_all(&mut consumer));
+        assert_eq!(out, if pushed { vec![0, 1, 2] } else { vec![0, 1] });
+    });
+}
+
 #[test]
 fn loom_ring_blocks_stay_whole() {
     explore(|| {

@@ -60,7 +60,7 @@
 //! push and a run are one step per value.
 //!
 //! Proved by `loom_tests.rs` (`RUSTFLAGS="--cfg stockade_loom" cargo test --profile loom --lib
-//! loom_`), by the tests in `tests.rs`, and measured by `benches/ring.rs`.
+//! loom_`), by the tests in `tests.rs`, and measured by `benches/ring`.
 
 mod bell;
 mod consumer;

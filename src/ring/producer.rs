@@ -114,14 +114,12 @@ impl<T: Send> Producer<T> {
             Err(Refusal::Full) => return Err(BulkError::Full),
             Err(Refusal::Closed) => return Err(BulkError::Closed),
         };
-        for (offset, value) in values.drain(..).enumerate() {
-            // SAFETY: just claimed, stamped below (I2).
-            unsafe { shared.slots.write(first + offset, value) };
-        }
+        // SAFETY: just claimed, stamped below (I2).
+        unsafe { shared.slots.write_run(first, values) };
         // Backwards: a consumer that sees the first stamp sees them all, and is not drawn into
         // taking the block piece by piece.
-        for offset in (0..len).rev() {
-            shared.slots.stamp(first + offset);
+        for position in (first..first + len).rev() {
+            shared.slots.stamp(position);
         }
         shared.bell.ring();
         Ok(())

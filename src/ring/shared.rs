@@ -15,7 +15,7 @@
 
 use super::bell::Bell;
 use super::slots::Slots;
-use crate::sync::{Arc, AtomicUsize, CachePadded, Ordering, seq_cst_in_model};
+use crate::sync::{Arc, AtomicUsize, CachePadded, Ordering};
 
 /// Set in `tail` by close: claims fail from then on (I4). The other 63 bits are the position.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -87,10 +87,7 @@ impl<T> Shared<T> {
                 Ordering::SeqCst, // P4
                 Ordering::Relaxed,
             ) {
-                Ok(_) => {
-                    seq_cst_in_model();
-                    return Ok(tail);
-                }
+                Ok(_) => return Ok(tail),
                 Err(moved) => tail = moved,
             }
         }
@@ -154,7 +151,6 @@ impl<T> Shared<T> {
         let before = self.producers.fetch_sub(1, Ordering::SeqCst); // P4, P5
         assert!(before > 0, "more producers dropped than made");
         if before == 1 {
-            seq_cst_in_model();
             self.bell.ring();
         }
     }
@@ -167,13 +163,14 @@ impl<T> Drop for Shared<T> {
         let head = self.head.load(Ordering::Relaxed);
         let tail = self.claims.tail.load(Ordering::Relaxed) & !CLOSED;
         for position in head..tail {
-            debug_assert!(
-                self.slots.is_stamped(position),
-                "no producer is left in mid-publish"
+            debug_assert_eq!(
+                self.slots.run_len(position, 1),
+                1,
+                "a claim is always published"
             );
             // SAFETY: `&mut self` makes this thread the consumer; every claim was published before
             // its producer gave up its share of `self` (I2), and `head` bounds what was taken.
-            drop(unsafe { self.slots.take(position) });
+            drop(unsafe { self.slots.take_run(position, 1) }.next());
         }
     }
 }

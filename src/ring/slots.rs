@@ -18,6 +18,35 @@ const _: () = assert!(usize::BITS == 64, "positions are 63 bits and never wrap")
 #[repr(C, align(64))]
 struct Slot<T>(UnsafeCell<MaybeUninit<T>>);
 
+impl<T> Slot<T> {
+    /// # Safety
+    ///
+    /// This thread has claimed the slot's position and not yet stamped it.
+    #[inline]
+    unsafe fn write(&self, value: T) {
+        self.0.with_mut(|slot| {
+            // SAFETY: the claim makes this thread the slot's owner (I2), and what it held was moved
+            // out before the claim was possible (P2, P3).
+            unsafe { slot.write(MaybeUninit::new(value)) };
+        });
+    }
+
+    /// # Safety
+    ///
+    /// This thread is the consumer, has seen the slot's stamp, and takes the value once.
+    #[inline]
+    unsafe fn take(&self) -> T {
+        self.0.with(|slot| {
+            // SAFETY: the stamp says that the value was written (I3, P1) and made the consumer the
+            // slot's owner (I2).
+            let value = unsafe { slot.read() };
+            // SAFETY: initialised, as above, and moved out once.
+            unsafe { value.assume_init() }
+        })
+    }
+}
+
+/// The slots and stamps of a ring.
 pub(super) struct Slots<T> {
     values: Box<[Slot<T>]>,
     stamps: Box<[AtomicU8]>,
@@ -54,50 +83,69 @@ impl<T> Slots<T> {
     /// The caller has claimed `position` and not yet stamped it.
     #[inline]
     pub(super) unsafe fn write(&self, position: usize, value: T) {
-        self.values[position & self.mask].0.with_mut(|slot| {
-            // SAFETY: the claim makes this thread the slot's owner (I2), and what it held was moved
-            // out before the claim was possible (P2, P3).
-            unsafe { slot.write(MaybeUninit::new(value)) };
-        });
+        // SAFETY: the caller's promise.
+        unsafe { self.values[position & self.mask].write(value) };
+    }
+
+    /// Moves `values` into the slots from `first` on, across the wrap if need be.
+    ///
+    /// # Safety
+    ///
+    /// The caller has claimed as many positions from `first` on, and stamped none yet.
+    pub(super) unsafe fn write_run(&self, first: usize, values: &mut Vec<T>) {
+        debug_assert!(
+            values.len() <= self.capacity(),
+            "a claim is not longer than the ring"
+        );
+        let (front, back) = self.values.split_at(first & self.mask);
+        let mut values = values.drain(..);
+        for (slot, value) in back.iter().zip(values.by_ref()) {
+            // SAFETY: the caller's promise.
+            unsafe { slot.write(value) };
+        }
+        for (slot, value) in front.iter().zip(values) {
+            // SAFETY: the caller's promise.
+            unsafe { slot.write(value) };
+        }
     }
 
     /// Publishes the value of `position`. It only marks memory: an unfounded call makes a later
-    /// `take` unsound, which is why that one is unsafe.
+    /// `take_run` unsound, which is why that one is unsafe.
     #[inline]
     pub(super) fn stamp(&self, position: usize) {
         self.stamps[position & self.mask].store(self.stamp_of(position), Ordering::Release); // P1
     }
 
-    /// How many positions from `head` on are published, at most `len_max`.
+    /// Whether `position` is in the first slot, where a run that ended before it may go on.
+    #[inline]
+    pub(super) fn is_wrap(&self, position: usize) -> bool {
+        position & self.mask == 0
+    }
+
+    /// How many positions from `head` on are published, at most `len_max` and not beyond the wrap.
+    /// Only of use to the consumer (I3).
     #[inline]
     pub(super) fn run_len(&self, head: usize, len_max: usize) -> usize {
-        (0..len_max.min(self.capacity()))
-            .take_while(|&offset| self.is_stamped(head + offset))
-            .count()
+        let stamp = self.stamp_of(head);
+        let stamps = &self.stamps[head & self.mask..];
+        let stamps = &stamps[..len_max.min(stamps.len())];
+        stamps
+            .iter()
+            .take_while(|slot| slot.load(Ordering::Acquire) == stamp)
+            .count() // P1
     }
 
-    /// Whether the value of `position` is published. Only of use to the consumer, for positions
-    /// not over `head + capacity` (I3).
-    #[inline]
-    pub(super) fn is_stamped(&self, position: usize) -> bool {
-        let stamp = self.stamps[position & self.mask].load(Ordering::Acquire); // P1
-        stamp == self.stamp_of(position)
-    }
-
-    /// Moves the value of `position` out.
+    /// Moves the values of the `len` positions from `head` on out.
     ///
     /// # Safety
     ///
-    /// The caller is the consumer, has seen the stamp of `position`, takes it only once, and moves
-    /// `head` past it only afterwards.
+    /// The caller is the consumer, `len` is what `run_len` gave for `head`, and every value is
+    /// taken once, before `head` moves past it.
     #[inline]
-    pub(super) unsafe fn take(&self, position: usize) -> T {
-        self.values[position & self.mask].0.with(|slot| {
-            // SAFETY: the stamp says that the value was written (I3, P1) and made the consumer the
-            // slot's owner (I2).
-            let value = unsafe { slot.read() };
-            // SAFETY: initialised, as above, and moved out once.
-            unsafe { value.assume_init() }
+    pub(super) unsafe fn take_run(&self, head: usize, len: usize) -> impl Iterator<Item = T> {
+        self.values[head & self.mask..][..len].iter().map(|slot| {
+            // SAFETY: the caller's promise.
+            unsafe { slot.take() }
         })
     }
 

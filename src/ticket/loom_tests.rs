@@ -43,7 +43,8 @@ impl Flag {
 
 impl Wake for Flag {
     fn wake(self: StdArc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        // A swap, because loom leaves plain stores out of the order of read-modify-writes.
+        self.woken.swap(true, Ordering::AcqRel);
         self.thread.unpark();
     }
 }
@@ -87,6 +88,7 @@ fn loom_ticket_a_task_whose_waker_was_replaced_is_woken() {
             answer = poll(&mut ticket, &second);
             if answer.is_pending() {
                 second.wait();
+                thread::yield_now(); // while the completer is waking, each poll wakes at once
             }
         }
         assert_eq!(answer, Poll::Ready(Some(7)));
@@ -208,7 +210,7 @@ fn loom_ticket_two_threads_never_hold_one_cell() {
     explore(|| {
         let pool = Pool::new(2);
         let others = pool.clone();
-        let turn = |pool: &Pool<u64>, value| {
+        let turn = |pool: &Pool<u64>, value: u64| {
             for round in 0..2 {
                 let (completer, ticket) = pool.issue().expect("a cell each");
                 completer.complete(value + round);

@@ -45,7 +45,7 @@
 //! one step per entry.
 //!
 //! Proved by `loom_tests.rs` (`RUSTFLAGS="--cfg stockade_loom" cargo test --profile loom --lib
-//! loom_`), by the tests in `tests.rs`, and measured by `benches/ring.rs`.
+//! loom_`), by the tests in `tests.rs`, and measured by `benches/ticket.rs`.
 
 mod block;
 mod cell;
