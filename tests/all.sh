@@ -46,7 +46,7 @@ step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 step "tests"
-cargo test --workspace --quiet --release
+cargo test --workspace --quiet
 
 step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \
