@@ -16,7 +16,7 @@
 //!
 //! One difference is deliberate. Loom treats `SeqCst` accesses as `AcqRel`, though it models
 //! `fence(SeqCst)` truly. Where the code rests on the total order of `SeqCst` *accesses* it also
-//! calls [`seq_cst_in_model`], which is that fence under loom and nothing elsewhere.
+//! calls `seq_cst_in_model`, which is that fence under loom and nothing elsewhere.
 
 mod padded;
 mod snapshot;
