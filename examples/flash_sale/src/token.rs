@@ -226,6 +226,7 @@ mod tests {
         let expired = Signer::new("s")
             .sign("ann", 2, Duration::ZERO)
             .expect("signs");
+        // Tokens count whole seconds: only time makes one expire.
         std::thread::sleep(Duration::from_millis(1_100));
         assert_eq!(verifier.user(&expired), Err(TokenError::Expired));
         assert_eq!(verifier.user("no.token.this"), Err(TokenError::Invalid));

@@ -157,6 +157,7 @@ fn a_declined_or_silent_payment_keeps_the_hold_and_a_lapsed_hold_is_gone() {
     server
         .checkout(&bob, &id, "timeout")
         .is_problem(504, "payment_timeout");
+    // The hold's deadline has to pass: time is what is tested.
     std::thread::sleep(Duration::from_secs(4));
     server
         .checkout(&bob, &id, "card")
@@ -203,6 +204,7 @@ fn tokens_that_are_forged_expired_or_damaged_are_refused() {
     let mut forged = token("ann");
     let last = if forged.ends_with('A') { 'B' } else { 'A' };
     forged.replace_range(forged.len() - 10..forged.len() - 9, &last.to_string());
+    // Tokens count whole seconds: only time makes one expire.
     std::thread::sleep(Duration::from_millis(1_100));
     server
         .reserve(&expired, "k", ONE)

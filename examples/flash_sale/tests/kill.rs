@@ -116,6 +116,7 @@ fn round(
             std::thread::spawn(move || client(address, &token, &name, &stop))
         })
         .collect();
+    // How long the load lasts before the kill is what the test varies.
     std::thread::sleep(load);
     end(server);
     stop.store(true, Ordering::Relaxed);

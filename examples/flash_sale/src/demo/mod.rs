@@ -197,6 +197,7 @@ fn watch(args: &Args, handle: &Handle, sku: SkuId, crowd: Crowd) -> Result<Ran> 
     let mut sold_out_at = None;
     let mut last = started;
     while !crowd.is_gone() {
+        // Samples are taken at even times; nothing is waited for.
         std::thread::sleep(SAMPLE_EVERY);
         let now = Instant::now();
         let figures = crowd.recorder.take_window(now - last);

@@ -105,6 +105,7 @@ fn pace(
             }
             reserves += 1;
         }
+        // The pacing itself: commands become due with time.
         std::thread::sleep(TICK);
     }
 }

@@ -129,6 +129,7 @@ fn over_http(args: &Args) -> Result<Outcome> {
     let started = crowd.started();
     let mut last = started;
     while !crowd.is_gone() {
+        // How often the display is drawn; nothing is waited for.
         std::thread::sleep(Duration::from_millis(200));
         let elapsed = started.elapsed();
         let waiting = crowd.waiting();

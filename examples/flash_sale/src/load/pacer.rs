@@ -135,11 +135,13 @@ impl Agenda {
                 Write::Reserve,
             );
             self.promote();
+            // The pacing itself: requests become due with time.
             std::thread::sleep(TICK);
         }
         let end = Instant::now() + linger;
         while Instant::now() < end && (self.writes.len() > 0 || !lock(&self.later).is_empty()) {
             self.promote();
+            // The pacing itself: requests become due with time.
             std::thread::sleep(TICK);
         }
         self.reads.close();

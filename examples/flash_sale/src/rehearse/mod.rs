@@ -206,6 +206,7 @@ impl Pace {
         if let (Some(speed), Some(last), Some(time)) = (self.speed, self.last, time) {
             let seconds = time.since(last).as_secs_f64() / speed;
             let wait = Duration::try_from_secs_f64(seconds).unwrap_or(self.wait_max);
+            // The log's own gap between two orders, at the speed that was asked for.
             std::thread::sleep(wait.min(self.wait_max));
         }
         self.last = time.max(self.last);
