@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose
 //! name contains it. A decision is an accepted single-line reservation of a new user with a new key, limits and retention
-//! on, its event encoded; the tables are presized, and a batch of 1,000 is touched in runs before it is decided. `base` is
+//! on, its event encoded; the tables are presized. `base` is
 //! the harness: reading the commands and the clock. Medians of 5 runs (3 of the large ones); beside each rate that of the
 //! typical batch, which shows how disturbed the machine was.
 
@@ -21,8 +21,6 @@ fn instant() -> std::time::Instant {
 }
 
 const BATCH: usize = 1_000;
-/// Commands that are touched before the first of them is decided: more pages than that don't stay in the TLB.
-const TOUCHED: usize = 128;
 const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): users and keys are spread as UUIDs and hashes are.
@@ -106,22 +104,22 @@ impl Sale {
         begun.expect("batches follow each other");
         let swept = self.allocator.sweep(&mut self.batch);
         swept.expect("no law breaks");
-        for run in self.commands.chunks(TOUCHED) {
-            let touched = run.iter().map(|command| self.allocator.touch(command));
-            black_box(touched.fold(0, |sum, word| sum ^ word));
-            for command in run {
-                let answer = self.allocator.decide(command, &mut self.batch);
-                match answer.expect("no law breaks") {
+        let accepted = &mut self.accepted;
+        let decided =
+            self.allocator.decide_all(
+                self.commands.iter(),
+                &mut self.batch,
+                |answer| match answer {
                     Answer::Decided(Decision::Refused(refusal)) => {
                         assert!(matches!(refusal, Refusal::SoldOut { .. }), "{refusal}");
                     }
                     answer => {
                         black_box(answer);
-                        self.accepted += 1;
+                        *accepted += 1;
                     }
-                }
-            }
-        }
+                },
+            );
+        decided.expect("no law breaks");
         self.published.clear();
         let finished = self.allocator.finish(&mut self.published);
         finished.expect("no law is broken");

@@ -82,8 +82,8 @@ impl Allocator {
             scope,
             ordinal: self.refusals,
         };
-        self.keys
-            .refuse(record, entry, self.policy.refused_keys_max.into());
+        let max = self.policy.refused_keys_max.into();
+        self.keys.refuse(&mut self.users, record, entry, max);
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per kind, in one place")]
@@ -159,7 +159,7 @@ impl Allocator {
                 stock.sale = number;
                 if gates.has_ended() {
                     let counters = std::mem::take(&mut stock.counters);
-                    self.holds.stop_counting(counters);
+                    self.users.stop_counting(counters);
                 }
                 self.answer(
                     CommandKind::SetGate,
@@ -372,7 +372,7 @@ impl Allocator {
                 self.policy = *policy;
                 self.free(usize::MAX);
                 self.keys
-                    .keep_last(policy.refused_keys_max.into(), self.refusals);
+                    .keep_last(&self.users, policy.refused_keys_max.into(), self.refusals);
                 Ok(())
             }
         }

@@ -1,8 +1,7 @@
 //! The laws, recounted from scratch: nothing here trusts a count that deciding relies on.
 
 use super::Allocator;
-use crate::types::{HoldStatus, SkuId, UserId};
-use std::collections::BTreeMap;
+use crate::types::{HoldStatus, SkuId};
 
 /// What an audit found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,37 +34,45 @@ impl Allocator {
             ..AuditReport::default()
         };
         let mut reserved = vec![0_u64; self.stocks.len()];
-        let mut counted: BTreeMap<(UserId, SkuId), u64> = BTreeMap::new();
-        let mut live_of: BTreeMap<UserId, u32> = BTreeMap::new();
-        for place in self.holds.iter() {
-            let hold = self.holds.get(place);
-            let (is_live, user) = (hold.status.is_live(), self.holds.user_of(place));
-            *(if is_live {
-                &mut report.live
-            } else {
-                &mut report.ended
-            }) += 1;
-            *live_of.entry(user).or_default() += u32::from(is_live);
-            for held in self.holds.lines(place) {
-                let sku = held.line.sku.0 as usize;
-                let kept = u64::from(held.line.quantity.saturating_sub(held.returned));
-                let counts = match hold.status {
-                    HoldStatus::Held | HoldStatus::InPayment => {
-                        reserved[sku] += u64::from(held.line.quantity);
-                        true
-                    }
-                    HoldStatus::Confirmed => true,
-                    HoldStatus::Released | HoldStatus::Expired => false,
-                };
-                let stock = &self.stocks[sku];
-                if counts && stock.rules.per_user.is_some() && stock.counts(held.sale) {
-                    *counted.entry((user, held.line.sku)).or_default() += kept;
-                }
+        let mut listed = 0;
+        let mut counted = Vec::new();
+        for user in self.users.iter() {
+            counted.clear();
+            let mut live = 0;
+            for place in self.of_user(user) {
+                listed += 1;
+                live += u32::from(self.holds.get(place).status.is_live());
+                self.recount(place, &mut reserved, &mut counted);
             }
+            report.live += u64::from(live);
+            self.audit_user(user, live, &mut counted, &mut report);
+        }
+        report.ended = listed - report.live;
+        let known = self.holds.iter().count() as u64;
+        if known != listed {
+            report.breaches.push(format!(
+                "L2: {known} reservations are known, their users have {listed}"
+            ));
         }
         self.audit_stocks(&reserved, &mut report);
-        self.audit_users(&counted, &live_of, &mut report);
         report
+    }
+
+    /// Adds the lines of a reservation to what its SKUs hold and to what counts for its user.
+    fn recount(&self, place: u32, reserved: &mut [u64], counted: &mut Vec<(SkuId, u64)>) {
+        let status = self.holds.get(place).status;
+        for held in self.holds.lines(place) {
+            let sku = held.line.sku;
+            let stock = &self.stocks[sku.0 as usize];
+            if status.is_live() {
+                reserved[sku.0 as usize] += u64::from(held.line.quantity);
+            }
+            let counts = status.is_live() || status == HoldStatus::Confirmed;
+            if counts && stock.rules.per_user.is_some() && stock.counts(held.sale) {
+                let kept = held.line.quantity.saturating_sub(held.returned);
+                counted.push((sku, kept.into()));
+            }
+        }
     }
 
     fn audit_stocks(&self, reserved: &[u64], report: &mut AuditReport) {
@@ -84,15 +91,25 @@ impl Allocator {
     }
 
     /// A counter is the sum of what its user holds and has bought; retired reservations only add to it.
-    fn audit_users(
+    fn audit_user(
         &self,
-        counted: &BTreeMap<(UserId, SkuId), u64>,
-        live_of: &BTreeMap<UserId, u32>,
+        user: u32,
+        live: u32,
+        counted: &mut [(SkuId, u64)],
         report: &mut AuditReport,
     ) {
-        for (&(user, sku), &units) in counted {
+        let known = self.users.get(user).live_count;
+        if known != live {
+            report
+                .breaches
+                .push(format!("a user has {live} live holds, {known} are counted"));
+        }
+        counted.sort_unstable();
+        for of_sku in counted.chunk_by(|(sku, _), (other, _)| sku == other) {
+            let sku = of_sku[0].0;
+            let units: u64 = of_sku.iter().map(|(_, units)| units).sum();
             let stock = &self.stocks[sku.0 as usize];
-            let known = u64::from(self.holds.counted(user, sku, stock.sale));
+            let known = u64::from(self.users.counted(user, sku, stock.sale));
             if known < units {
                 report.breaches.push(format!(
                     "a user's counter of SKU {} is {known}, he holds and has bought {units}",
@@ -107,17 +124,6 @@ impl Allocator {
                 report
                     .breaches
                     .push(format!("a user has {known} of SKU {}", stock.name));
-            }
-        }
-        for (&user, &live) in live_of {
-            let known = self
-                .holds
-                .find_user(user)
-                .map_or(0, |place| self.holds.live_of(place));
-            if known != live {
-                report
-                    .breaches
-                    .push(format!("a user has {live} live holds, {known} are counted"));
             }
         }
     }

@@ -7,7 +7,7 @@ use super::keys::{AcceptedKey, KeyScope};
 use super::stock::Stock;
 use crate::types::{
     CommandKind, Decision, HeldLine, HoldStatus, Line, Origin, Reservation, ReservationId, SkuId,
-    Timestamp, UserId,
+    Timestamp,
 };
 
 impl Allocator {
@@ -62,26 +62,28 @@ impl Allocator {
                 more.len() + 1
             ));
         }
+        let user = self.users.find_or_insert(origin.user);
         for held in std::iter::once(&first).chain(&more) {
             let Line { sku, quantity } = held.line;
             let stock = self.stock_mut(sku)?;
             stock.reserve(quantity)?;
             if stock.rules.per_user.is_some() {
-                self.count(origin.user, sku, held.sale, quantity);
+                self.count(user, sku, held.sale, quantity);
             }
         }
         let scope = self.scope_of(first.line.sku);
         let time = self.without_credit(expires_at)?;
-        let place = self.holds.insert(&NewHold {
+        let new = NewHold {
             id,
-            user: origin.user,
+            user,
             first,
             more: &more,
             time,
             hold_ms,
             status: HoldStatus::Held,
             is_moved: false,
-        });
+        };
+        let place = self.holds.insert(&mut self.users, &new);
         self.schedule(place);
         self.cart = more;
         self.cart.clear();
@@ -90,8 +92,9 @@ impl Allocator {
         Ok(())
     }
 
-    pub(super) fn count(&mut self, user: UserId, sku: SkuId, sale: u32, units: u32) {
-        let begins = self.holds.count(user, sku, sale, units);
+    /// Counts units of a user at a place.
+    pub(super) fn count(&mut self, user: u32, sku: SkuId, sale: u32, units: u32) {
+        let begins = self.users.count(user, sku, sale, units);
         self.stocks[sku.0 as usize].counters += u32::from(begins);
     }
 
@@ -129,7 +132,7 @@ impl Allocator {
 
     /// Ends a live reservation and moves its units.
     pub(super) fn end(&mut self, place: u32, status: HoldStatus) -> Result<(), String> {
-        let user = self.holds.user_of(place);
+        let user = self.holds.get(place).user;
         let lines = usize::from(self.holds.get(place).lines);
         for index in 0..lines {
             let Some(&mut held) = self.holds.line_mut(place, index) else {
@@ -145,14 +148,14 @@ impl Allocator {
             self.give_allowance_back(user, &held, quantity)?;
         }
         let id = self.holds.get(place).id;
-        self.holds.end(place, status, self.now);
+        self.holds.end(&mut self.users, place, status, self.now);
         self.ended.push(id);
         Ok(())
     }
 
     pub(super) fn give_allowance_back(
         &mut self,
-        user: UserId,
+        user: u32,
         held: &HeldLine,
         units: u32,
     ) -> Result<(), String> {
@@ -161,7 +164,7 @@ impl Allocator {
         if stock.rules.per_user.is_none() || !stock.counts(held.sale) {
             return Ok(());
         }
-        let was_last = self.holds.discount(user, sku, held.sale, units);
+        let was_last = self.users.discount(user, sku, held.sale, units);
         let was_last = was_last.ok_or_else(|| {
             format!("L2: a user's counter of SKU {sku} is below what he gives back")
         })?;
@@ -191,7 +194,7 @@ impl Allocator {
         if held.returned > held.line.quantity {
             return Err(format!("L2: more of {id} returned than it sold"));
         }
-        let user = self.holds.user_of(place);
+        let user = self.holds.get(place).user;
         self.give_allowance_back(user, &held, line.quantity)
     }
 
@@ -213,13 +216,14 @@ impl Allocator {
         scope: Option<KeyScope>,
     ) {
         if origin.key.is_some() {
-            self.keys.accept(AcceptedKey {
+            let entry = AcceptedKey {
                 origin: *origin,
                 decided_at: self.now,
                 decision: decision.to_words(),
                 scope: scope.unwrap_or_default(),
                 kind,
-            });
+            };
+            self.keys.accept(&mut self.users, &entry);
         }
     }
 }

@@ -33,7 +33,7 @@ impl Allocator {
         live.for_each(|place| self.export_hold(place, out));
         let ended = self.ended.iter().filter_map(|&id| self.find(id));
         ended.for_each(|place| self.export_hold(place, out));
-        for (user, counter) in self.holds.counters() {
+        for (user, counter) in self.users.counters() {
             let (sku, sale, units) = (counter.sku, counter.sale, counter.units);
             if self.stocks[sku.0 as usize].counts(sale) {
                 out(&StateRecord::Counter {
@@ -98,7 +98,7 @@ impl Allocator {
         let is_live = hold.status.is_live();
         out(&StateRecord::Reservation {
             id: hold.id,
-            user: self.holds.user_of(place),
+            user: self.user_of(place),
             status: hold.status,
             moved: is_live && hold.is_moved,
             first: hold.first,
@@ -123,7 +123,7 @@ impl Allocator {
     fn export_keys(&self, out: &mut dyn FnMut(&StateRecord)) {
         // Also those that no longer answer because their sale has ended: they count towards the bound.
         let horizon = self.horizon(self.policy.key_retention_ms);
-        for entry in self.keys.accepted() {
+        for entry in self.keys.accepted(&self.users) {
             if Some(entry.decided_at) > horizon {
                 let AcceptedKey {
                     origin,
@@ -260,7 +260,8 @@ impl Allocator {
                 if sku.0 as usize >= self.stocks.len() {
                     return Err(format!("a counter of SKU {sku}, which is not defined"));
                 }
-                self.count(*user, *sku, *sale, *units);
+                let user = self.users.find_or_insert(*user);
+                self.count(user, *sku, *sale, *units);
             }
             StateRecord::AcceptedKey {
                 origin,
@@ -273,13 +274,14 @@ impl Allocator {
                 let scope = self.checked_scope(*sku, *sale)?;
                 let (origin, kind) = (*origin, *kind);
                 let (decided_at, decision) = (*decided_at, *decision);
-                self.keys.accept(AcceptedKey {
+                let entry = AcceptedKey {
                     origin,
                     decided_at,
                     decision,
                     scope,
                     kind,
-                });
+                };
+                self.keys.accept(&mut self.users, &entry);
             }
             StateRecord::RefusedKey {
                 decided_at,
@@ -296,8 +298,8 @@ impl Allocator {
                     scope,
                     ordinal: *ordinal,
                 };
-                self.keys
-                    .refuse(record, entry, self.policy.refused_keys_max.into());
+                let max = self.policy.refused_keys_max.into();
+                self.keys.refuse(&mut self.users, record, entry, max);
             }
             StateRecord::PaymentOutcome {
                 payment_ref,
@@ -353,7 +355,7 @@ impl Allocator {
         let time = if status.is_live() { deadline } else { ended_at };
         let new = NewHold {
             id,
-            user,
+            user: self.users.find_or_insert(user),
             first,
             more: &more,
             time,
@@ -361,7 +363,7 @@ impl Allocator {
             status,
             is_moved: moved,
         };
-        let place = self.holds.insert(&new);
+        let place = self.holds.insert(&mut self.users, &new);
         if status.is_live() {
             self.schedule(place);
         } else {

@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no threads, no randomness; time comes with the batch and the hash seed with the
 //! constructor. One writer owns it and calls, per batch, [`begin`](Allocator::begin), [`sweep`](Allocator::sweep),
-//! [`decide`](Allocator::decide) for each command, and [`finish`](Allocator::finish). It knows nothing of
+//! [`decide_all`](Allocator::decide_all), and [`finish`](Allocator::finish). It knows nothing of
 //! stores: a failed commit ends the writer, so nothing is ever rolled back here.
 //!
 //! ```text
@@ -20,11 +20,11 @@
 //! [`digest`](Allocator::digest) depends on no table's layout.
 //!
 //! Rooms: `decide` holds the rules, `apply` and `effects` what they do, `audit` the laws, `export` the state as a stream; the
-//! tables are `holds` (reservations, users, counters), `keys`, `outcomes`, `deadlines` and `stock`, on top of `index`,
-//! `arena` and `directory`. Deciding costs two cache misses for a new user and key, and they overlap:
-//! [`touch`](Allocator::touch) reads the places of the next hundred commands first (more pages don't stay in the TLB).
-//! Memory per live reservation: a hold (64 bytes), a user with his first counter (48), a key (80), two index slots
-//! (11 to 26 bytes each, by their load) and two queue entries (12).
+//! tables are `users` (with their counters), `holds` (reservations), `keys`, `outcomes`, `deadlines` and `stock`, on top
+//! of `index`, `arena` and `directory`. Deciding costs one cache miss for a new user with a new key, and those of many
+//! commands overlap: [`decide_all`](Allocator::decide_all) reads the places of the next hundred commands first.
+//! Memory per live reservation: a hold (64 bytes), a user with his first counter and key (56), a key (72), an index slot
+//! (11 to 26 bytes, by its load) and two queue entries (12).
 
 mod apply;
 mod arena;
@@ -39,12 +39,13 @@ mod index;
 mod keys;
 mod outcomes;
 mod stock;
+mod users;
 
 pub use audit::AuditReport;
 
 use crate::types::{
-    Availability, Batch, BatchHeader, Command, Event, EventKind, HeldLine, Policy, QueryAnswer,
-    ReservationId, ReservationView, SkuId, SkuName, SourcePosition, Timestamp,
+    Availability, Batch, BatchHeader, Event, EventKind, HeldLine, Policy, QueryAnswer,
+    ReservationId, ReservationView, SkuId, SkuName, SourcePosition, Timestamp, UserId,
 };
 use arena::Queue;
 use deadlines::Deadlines;
@@ -54,6 +55,7 @@ use keys::Keys;
 use outcomes::Outcomes;
 use std::collections::HashMap;
 use stock::Stock;
+use users::Users;
 
 /// Entries that a batch frees at most from each table, besides what it decides: more than one per command of a full
 /// batch, so that memory follows the retention.
@@ -124,6 +126,7 @@ pub struct Allocator {
     sources: Vec<SourcePosition>,
     stocks: Vec<Stock>,
     names: HashMap<SkuName, SkuId>,
+    users: Users,
     holds: Holds,
     deadlines: Deadlines,
     keys: Keys,
@@ -154,7 +157,8 @@ impl Allocator {
             sources: Vec::new(),
             stocks: Vec::new(),
             names: HashMap::new(),
-            holds: Holds::new(hash, capacity),
+            users: Users::new(hash, capacity),
+            holds: Holds::new(capacity),
             deadlines: Deadlines::new(),
             keys: Keys::new(hash, capacity),
             outcomes: Outcomes::new(hash),
@@ -238,27 +242,6 @@ impl Allocator {
         self.sources.clone_from(&header.sources);
         self.free(FREED_PER_BATCH);
         Ok(())
-    }
-
-    /// Reads what deciding this command will need: called for all commands of a batch before the first is decided, so
-    /// that their cache misses overlap. The result means nothing; pass it to [`std::hint::black_box`].
-    #[inline]
-    pub fn touch(&self, command: &Command) -> u64 {
-        let (user, key) = command.user_and_key();
-        let keys = self.keys.touch(command.kind(), user, key);
-        keys ^ match command {
-            Command::Reserve(c) => self.holds.touch(c.user),
-            Command::BeginPayment(c) => self.holds.touch_hold(c.reservation),
-            Command::PaymentFailed(c) => self.holds.touch_hold(c.reservation),
-            Command::Confirm(c) => self.holds.touch_hold(c.reservation),
-            Command::Release(c) => self.holds.touch_hold(c.reservation),
-            Command::Expire(c) => self.holds.touch_hold(c.reservation),
-            Command::Return(_)
-            | Command::Adjust(_)
-            | Command::DefineSku(_)
-            | Command::SetGate(_)
-            | Command::Query(_) => 0,
-        }
     }
 
     /// Expires overdue holds, the earliest first, at most `expiries_per_batch_max`. Returns how many.
@@ -414,6 +397,18 @@ impl Allocator {
         })
     }
 
+    /// Whose a reservation is.
+    fn user_of(&self, place: u32) -> UserId {
+        self.users.get(self.holds.get(place).user).id()
+    }
+
+    /// A user's reservations in the tables, in no order.
+    fn of_user(&self, user: u32) -> impl Iterator<Item = u32> {
+        let user = self.users.get(user);
+        let live = self.holds.list_from(user.live);
+        live.chain(self.holds.list_from(user.ended))
+    }
+
     fn has_retired(&self, ended_at: Timestamp) -> bool {
         ended_at.plus_ms(self.policy.ended_retention_ms) <= self.now
     }
@@ -435,18 +430,18 @@ impl Allocator {
                 if !self.has_retired(self.holds.get(place).time) {
                     break;
                 }
-                self.holds.retire(place);
+                self.holds.retire(&mut self.users, place);
             }
             self.ended.pop();
         }
         if let Some(horizon) = self.horizon(self.policy.key_retention_ms) {
-            self.keys.sweep(horizon, max);
+            self.keys.sweep(&mut self.users, horizon, max);
         }
         if let Some(horizon) = self.horizon(self.policy.ended_retention_ms) {
             self.outcomes.sweep(horizon, max);
         }
         let stocks = &self.stocks;
-        self.holds.sweep_counters(COUNTERS_LOOKED_AT, |sku, sale| {
+        self.users.sweep_counters(COUNTERS_LOOKED_AT, |sku, sale| {
             stocks[sku.0 as usize].counts(sale)
         });
     }
@@ -467,7 +462,7 @@ impl Allocator {
         };
         ReservationView {
             id: hold.id,
-            user: self.holds.user_of(place),
+            user: self.user_of(place),
             status,
             expires_at: if hold.status.is_live() {
                 self.effective(hold.time)
@@ -490,13 +485,14 @@ impl Allocator {
                 QueryAnswer::Reservation(self.find(*id).map(|place| self.view(place)))
             }
             Query::ReservationsOf(user) => {
-                let of_user = self.holds.find_user(*user).into_iter();
-                let places = of_user
-                    .flat_map(|user| self.holds.of_user(user))
-                    .filter(|&place| {
-                        let hold = self.holds.get(place);
-                        hold.status.is_live() || !self.has_retired(hold.time)
-                    });
+                let user = self.users.find(*user);
+                let places =
+                    user.into_iter()
+                        .flat_map(|user| self.of_user(user))
+                        .filter(|&place| {
+                            let hold = self.holds.get(place);
+                            hold.status.is_live() || !self.has_retired(hold.time)
+                        });
                 let mut views: Vec<_> = places.map(|place| self.view(place)).collect();
                 views.sort_by_key(|view| std::cmp::Reverse(view.id));
                 QueryAnswer::Reservations(views)

@@ -62,20 +62,17 @@ impl Writer {
     /// If a law would break: nothing of the turn may be told.
     pub(super) fn decide(&mut self, turn: &mut Turn, vouch: bool) -> Result<(), Violation> {
         self.begin(turn)?;
-        let mut touched = 0;
-        for request in &turn.requests {
-            touched ^= self.allocator.touch(&request.command);
-        }
-        std::hint::black_box(touched);
-        for request in &turn.requests {
-            let answer = self.allocator.decide(&request.command, &mut turn.batch)?;
-            match &answer {
-                Answer::Decided(decision) => turn.tally.decided(decision),
-                Answer::Found(_) => turn.tally.found(),
-                Answer::NotDecided => {}
-            }
-            turn.answers.push(answer);
-        }
+        let commands = turn.requests.iter().map(|request| &request.command);
+        let (tally, answers) = (&mut turn.tally, &mut turn.answers);
+        self.allocator
+            .decide_all(commands, &mut turn.batch, |answer| {
+                match &answer {
+                    Answer::Decided(decision) => tally.decided(decision),
+                    Answer::Found(_) => tally.found(),
+                    Answer::NotDecided => {}
+                }
+                answers.push(answer);
+            })?;
         self.allocator.finish(&mut turn.stock)?;
         if self.allocator.skus_len() > self.known_skus {
             let new = self.allocator.skus().skip(self.known_skus);

@@ -81,3 +81,8 @@ pub(super) fn fingerprint(words: impl IntoIterator<Item = u64>) -> u32 {
 pub(crate) const fn halves(value: u128) -> [u64; 2] {
     [value as u64, (value >> 64) as u64]
 }
+
+/// The inverse of [`halves`].
+pub(crate) const fn joined([low, high]: [u64; 2]) -> u128 {
+    low as u128 | (high as u128) << 64
+}

@@ -44,8 +44,8 @@ pub use ids::{
     IdError, IdempotencyKey, PaymentRef, Reason, ReservationId, ReservationIdError, SEQUENCE_MAX,
     SkuId, SkuName, SkuNameError, UserId,
 };
-pub(crate) use key::halves;
 pub use key::{Field, Fingerprints, Origin};
+pub(crate) use key::{halves, joined};
 pub use kind::CommandKind;
 pub use lines::{LINES_INLINE, LINES_MAX, Line, Lines, LinesError, QUANTITY_MAX};
 pub use policy::{Policy, PolicyError};

@@ -12,8 +12,8 @@ mod reserve;
 use super::keys::{Known, difference};
 use super::{Allocator, Violation};
 use crate::types::{
-    Answer, Batch, Bound, Command, CommandKind, Decision, EventKind, Origin, Refusal,
-    RefusalRecord, ReservationId, UserId,
+    Answer, Batch, Bound, Command, CommandKind, Decision, EventKind, IdempotencyKey, Origin,
+    Refusal, RefusalRecord, ReservationId, UserId,
 };
 
 /// A rule's result: a decision, or a law that would break.
@@ -24,17 +24,92 @@ fn refused(refusal: Refusal) -> Decided {
     Ok(Decision::Refused(refusal))
 }
 
+/// Commands whose places are read before the first of them is decided: more pages than that don't stay in the TLB.
+const TOUCHED: usize = 128;
+
+/// The key's first answer, or a conflict.
+fn first_answer(known: &Known, kind: CommandKind, origin: &Origin) -> Decision {
+    match difference(kind, &known.fingerprints, &origin.fingerprints) {
+        Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
+        None => known.decision,
+    }
+}
+
 impl Allocator {
+    /// Decides commands, in order, within the batch that was begun; each answer is given as soon as it is made.
+    ///
+    /// # Errors
+    /// If a law would break: the writer must stop, and nothing of the batch may be told.
+    pub fn decide_all<'a>(
+        &mut self,
+        mut commands: impl Iterator<Item = &'a Command> + Clone,
+        batch: &mut Batch,
+        mut answer: impl FnMut(Answer),
+    ) -> Result<(), Violation> {
+        let mut hashes = [0; TOUCHED];
+        loop {
+            let (mut touched, mut len) = (0, 0);
+            for (command, hash) in commands.clone().zip(&mut hashes) {
+                let (user, key) = command.user_and_key();
+                *hash = self.users.hash_of(user);
+                touched ^= self.touch(command, *hash, key);
+                len += 1;
+            }
+            if len == 0 {
+                return Ok(());
+            }
+            std::hint::black_box(touched);
+            // The hashes end first, so no command is taken that is not decided.
+            for (&hash, command) in hashes[..len].iter().zip(commands.by_ref()) {
+                answer(self.decide_hashed(command, hash, batch)?);
+            }
+        }
+    }
+
     /// Decides one command within the batch that was begun, and records it there.
     ///
     /// # Errors
     /// If a law would break: the writer must stop, and nothing of the batch may be told.
     pub fn decide(&mut self, command: &Command, batch: &mut Batch) -> Result<Answer, Violation> {
+        let (user, _) = command.user_and_key();
+        self.decide_hashed(command, self.users.hash_of(user), batch)
+    }
+
+    /// Reads what deciding the command will need. The result means nothing.
+    #[inline]
+    fn touch(&self, command: &Command, hash: u64, key: Option<IdempotencyKey>) -> u64 {
+        let reservation = match command {
+            Command::Reserve(_) => None,
+            Command::BeginPayment(c) => Some(c.reservation),
+            Command::PaymentFailed(c) => Some(c.reservation),
+            Command::Confirm(c) => Some(c.reservation),
+            Command::Release(c) => Some(c.reservation),
+            Command::Expire(c) => Some(c.reservation),
+            Command::Return(_)
+            | Command::Adjust(_)
+            | Command::DefineSku(_)
+            | Command::SetGate(_)
+            | Command::Query(_) => return 0,
+        };
+        let user = reservation.and_then(|id| self.holds.touch(id));
+        let key = key.map_or(0, |key| self.keys.touch(command.kind(), hash, key));
+        self.users.touch(hash) ^ user.map_or(0, |user| self.users.get(user).keys.into()) ^ key
+    }
+
+    fn decide_hashed(
+        &mut self,
+        command: &Command,
+        hash: u64,
+        batch: &mut Batch,
+    ) -> Result<Answer, Violation> {
         if let Command::Query(query) = command {
             return Ok(Answer::Found(Box::new(self.query(query))));
         }
         let (kind, origin) = (command.kind(), command.origin());
-        let first = self.first_answer(kind, &origin);
+        self.users.ask(origin.user, hash);
+        let known = self.known(kind, &origin);
+        let is_known = known.is_some();
+        let first = known.map(|known| first_answer(&known, kind, &origin));
         let outdated = || self.outdated(command);
         let no_room = || self.no_room_for_key(&origin);
         let decision = match first.or_else(outdated).or_else(no_room) {
@@ -53,26 +128,25 @@ impl Allocator {
                 Command::Query(_) => unreachable!("answered above"),
             },
         };
+        // A repeated refusal is on record already, under the same key.
         if let Decision::Refused(refusal) = decision
             && !refusal.is_deferral()
+            && !(is_known && refusal.takes_key())
         {
             let record = RefusalRecord {
                 origin,
                 kind,
                 refusal,
             };
-            // A repeated refusal is on record already, under the same key.
-            if self.known(kind, &origin).is_none() || !refusal.takes_key() {
-                self.apply_refusal(&record);
-                batch.push_refusal(&record);
-            }
+            self.apply_refusal(&record);
+            batch.push_refusal(&record);
         }
         Ok(Answer::Decided(decision))
     }
 
     /// What is known of a key and still answers.
     pub(super) fn known(&self, kind: CommandKind, origin: &Origin) -> Option<Known> {
-        self.keys.find(kind, origin).filter(|known| {
+        self.keys.find(&self.users, kind, origin).filter(|known| {
             let kept = known.decided_at.plus_ms(self.policy.key_retention_ms) > self.now;
             let scope = known.scope;
             let in_sale = scope.sale == 0 || self.stocks[scope.sku.0 as usize].counts(scope.sale);
@@ -82,17 +156,6 @@ impl Allocator {
                 .is_none_or(|ordinal| ordinal + max > self.refusals);
             kept && in_sale && among_last
         })
-    }
-
-    /// The key's first answer, or a conflict.
-    fn first_answer(&self, kind: CommandKind, origin: &Origin) -> Option<Decision> {
-        let known = self.known(kind, origin)?;
-        Some(
-            match difference(kind, &known.fingerprints, &origin.fingerprints) {
-                Some(field) => Decision::Refused(Refusal::KeyConflict { field }),
-                None => known.decision,
-            },
-        )
     }
 
     /// Too old for its key to be known, or too late for its caller.
@@ -111,7 +174,7 @@ impl Allocator {
     fn no_room_for_key(&self, origin: &Origin) -> Option<Decision> {
         origin.key?;
         let max = self.limits.accepted_keys_max as usize;
-        let horizon = self.horizon(self.policy.key_retention_ms);
+        let horizon = || self.horizon(self.policy.key_retention_ms);
         let full = self.keys.is_full(max, horizon);
         full.then_some(Decision::Refused(Refusal::Busy {
             bound: Bound::AcceptedKeys,
@@ -162,7 +225,7 @@ impl Allocator {
     ) -> Result<Result<u32, Refusal>, Violation> {
         Ok(match self.settled(id, batch)? {
             None => Err(Refusal::UnknownReservation),
-            Some(place) if self.holds.user_of(place) != user => Err(Refusal::NotOwner),
+            Some(place) if self.user_of(place) != user => Err(Refusal::NotOwner),
             Some(place) => Ok(place),
         })
     }

@@ -26,7 +26,7 @@ impl Allocator {
         if let Some(refusal) = self.paused(place) {
             return refused(refusal);
         }
-        if self.holds.user_of(place) != c.user {
+        if self.user_of(place) != c.user {
             return refused(Refusal::NotOwner);
         }
         if let Some(outcome) = self.outcome(c.payment_ref) {
@@ -139,7 +139,7 @@ impl Allocator {
         let Some(place) = found else {
             return self.refund_or(Refusal::UnknownReservation, c, origin, batch);
         };
-        if self.holds.user_of(place) != c.user {
+        if self.user_of(place) != c.user {
             return self.refund_or(Refusal::NotOwner, c, origin, batch);
         }
         match self.holds.get(place).status {

@@ -51,16 +51,17 @@ impl Allocator {
         if self.reservations_are_full() {
             return Some(Bound::Reservations);
         }
-        let room = (self.limits.counters_max as usize).saturating_sub(self.holds.counting());
+        let room = (self.limits.counters_max as usize).saturating_sub(self.users.counting());
         if lines.len() <= room {
             return None;
         }
+        let user = self.users.find(user);
+        let counted = |sku, sale| user.map_or(0, |user| self.users.counted(user, sku, sale));
         let needs_counter = |line: &&Line| {
             let stock = self.stocks.get(line.sku.0 as usize);
             stock.is_some_and(|stock| {
                 stock.rules.per_user.is_some()
-                    && !(stock.counts(stock.sale)
-                        && self.holds.counted(user, line.sku, stock.sale) > 0)
+                    && !(stock.counts(stock.sale) && counted(line.sku, stock.sale) > 0)
             })
         };
         let new = lines.as_slice().iter().filter(needs_counter).count();
@@ -103,7 +104,7 @@ impl Allocator {
     }
 
     fn exceeds_limits(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
-        let user = self.holds.find_user(user);
+        let user = self.users.find(user);
         let exceeded = lines
             .as_slice()
             .iter()
@@ -112,7 +113,7 @@ impl Allocator {
                 let &Line { sku, quantity } = line;
                 let stock = &self.stocks[sku.0 as usize];
                 let max = stock.rules.per_user?;
-                let has = user.map_or(0, |user| self.holds.counted_of(user, sku, stock.sale));
+                let has = user.map_or(0, |user| self.users.counted(user, sku, stock.sale));
                 let fits = has.checked_add(quantity).is_some_and(|units| units <= max);
                 (!fits).then_some(Refusal::UserLimit {
                     line: index,
@@ -123,19 +124,19 @@ impl Allocator {
             });
         exceeded.or_else(|| {
             let max = self.limits.holds_per_user_max;
-            let live = user.map_or(0, |user| self.holds.live_of(user));
+            let live = user.map_or(0, |user| self.users.get(user).live_count);
             (live >= max).then_some(Refusal::HoldLimit { max })
         })
     }
 
     /// True if any of the user's holds was over.
     fn expire_overdue_of(&mut self, user: UserId, batch: &mut Batch) -> Result<bool, Violation> {
-        let Some(user) = self.holds.find_user(user) else {
+        let Some(user) = self.users.find(user) else {
             return Ok(false);
         };
         let overdue: Vec<u32> = self
             .holds
-            .live_of_user(user)
+            .list_from(self.users.get(user).live)
             .filter(|&place| self.is_over(place))
             .collect();
         for &place in &overdue {
