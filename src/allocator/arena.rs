@@ -57,6 +57,13 @@ impl<T: Clone> Arena<T> {
         self.len
     }
 
+    /// The place that the n-th next insertion will probably take, so that it can be read before it is written.
+    #[inline]
+    pub(super) fn upcoming(&self, ahead: usize) -> Option<&T> {
+        let place = self.len + ahead;
+        Some(&self.chunks.get(place >> CHUNK_SHIFT)?[place & CHUNK_MASK])
+    }
+
     #[inline]
     pub(super) fn get(&self, place: u32) -> &T {
         &self.chunks[place as usize >> CHUNK_SHIFT][place as usize & CHUNK_MASK]
@@ -69,7 +76,11 @@ impl<T: Clone> Arena<T> {
 
     /// # Panics
     /// At 2^32 - 2 entries: the limits of the allocator lie below.
-    #[inline]
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     pub(super) fn insert(&mut self, value: T) -> u32 {
         if let Some(place) = self.free.pop() {
             *self.get_mut(place) = value;
@@ -141,6 +152,13 @@ impl<T: Copy> Queue<T> {
         &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
     }
 
+    /// The place that the n-th next push will take, so that it can be read before it is written.
+    #[inline]
+    pub(super) fn upcoming(&self, ahead: usize) -> Option<&T> {
+        let offset = self.taken + self.len + ahead;
+        Some(&self.chunks.get(offset >> CHUNK_SHIFT)?[offset & CHUNK_MASK])
+    }
+
     /// The entry at a position that `push` gave and `pop` has not passed.
     #[inline]
     pub(super) fn get(&self, position: u32) -> &T {
@@ -148,7 +166,11 @@ impl<T: Copy> Queue<T> {
         &self.chunks[offset >> CHUNK_SHIFT][offset & CHUNK_MASK]
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     #[expect(clippy::cast_possible_truncation, reason = "positions wrap by design")]
     pub(super) fn push(&mut self, value: T) -> u32 {
         let offset = self.taken + self.len;

@@ -20,6 +20,8 @@ const STALE_FACTOR: usize = 4;
 const STALE_MIN: usize = 1_024;
 
 pub(super) struct Deadlines {
+    /// So many entries the first queue is made for: most holds last equally long.
+    capacity: usize,
     queues: Vec<(u32, Fifo)>,
     moved: BinaryHeap<Reverse<(Timestamp, ReservationId)>>,
     cleaned_len: usize,
@@ -32,17 +34,18 @@ struct Fifo {
 }
 
 impl Fifo {
-    fn new() -> Self {
+    fn with_capacity(entries: usize) -> Self {
         Self {
-            ids: Queue::with_capacity(0, ReservationId::from_u64(0)),
+            ids: Queue::with_capacity(entries, ReservationId::from_u64(0)),
             last: Timestamp::MIN,
         }
     }
 }
 
 impl Deadlines {
-    pub(super) fn new() -> Self {
+    pub(super) fn with_capacity(entries: usize) -> Self {
         Self {
+            capacity: entries,
             queues: Vec::new(),
             moved: BinaryHeap::new(),
             cleaned_len: 0,
@@ -62,7 +65,8 @@ impl Deadlines {
     fn queue_of(&mut self, hold_ms: u32) -> &mut Fifo {
         let known = self.queues.iter().position(|(known, _)| *known == hold_ms);
         let at = known.unwrap_or_else(|| {
-            self.queues.push((hold_ms, Fifo::new()));
+            let capacity = std::mem::take(&mut self.capacity);
+            self.queues.push((hold_ms, Fifo::with_capacity(capacity)));
             self.queues.len() - 1
         });
         &mut self.queues[at].1

@@ -14,6 +14,9 @@ pub(super) struct Directory {
     pages: VecDeque<Option<Box<Page>>>,
     /// The number of the first page in `pages`.
     first: u64,
+    /// Empty pages to be used next.
+    spare: Vec<Box<Page>>,
+    spare_max: usize,
 }
 
 struct Page {
@@ -21,11 +24,24 @@ struct Page {
     places: [u32; PAGE],
 }
 
+impl Page {
+    fn empty() -> Box<Self> {
+        Box::new(Self {
+            used: 0,
+            places: [NONE; PAGE],
+        })
+    }
+}
+
 impl Directory {
-    pub(super) fn new() -> Self {
+    /// With memory for so many sequences.
+    pub(super) fn with_capacity(sequences: usize) -> Self {
+        let pages = sequences.div_ceil(PAGE);
         Self {
             pages: VecDeque::new(),
             first: 0,
+            spare: (0..pages).map(|_| Page::empty()).collect(),
+            spare_max: pages,
         }
     }
 
@@ -50,12 +66,8 @@ impl Directory {
         if index >= self.pages.len() {
             self.pages.resize_with(index + 1, || None);
         }
-        let page = self.pages[index].get_or_insert_with(|| {
-            Box::new(Page {
-                used: 0,
-                places: [NONE; PAGE],
-            })
-        });
+        let spare = &mut self.spare;
+        let page = self.pages[index].get_or_insert_with(|| spare.pop().unwrap_or_else(Page::empty));
         debug_assert_eq!(
             page.places[offset(sequence)],
             NONE,
@@ -83,7 +95,9 @@ impl Directory {
         page.places[offset(sequence)] = NONE;
         page.used -= 1;
         if page.used == 0 {
-            self.pages[index] = None;
+            let page = self.pages[index].take();
+            let room = self.spare_max - self.spare.len();
+            self.spare.extend(page.into_iter().take(room));
             while let Some(None) = self.pages.front() {
                 self.pages.pop_front();
                 self.first += 1;
@@ -111,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_was_inserted_is_found_until_removed_and_pages_are_freed() {
-        let mut directory = Directory::new();
+        let mut directory = Directory::with_capacity(2 * PAGE);
         for sequence in (1..50_000_u64).step_by(3) {
             directory.insert(sequence, u32::try_from(sequence).expect("small"));
         }

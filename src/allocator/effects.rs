@@ -223,7 +223,8 @@ impl Allocator {
                 scope: scope.unwrap_or_default(),
                 kind,
             };
-            self.keys.accept(&mut self.users, &entry);
+            let user = self.users.find_or_insert(origin.user);
+            self.keys.accept(&mut self.users, user, &entry);
         }
     }
 }

@@ -281,7 +281,8 @@ impl Allocator {
                     scope,
                     kind,
                 };
-                self.keys.accept(&mut self.users, &entry);
+                let user = self.users.find_or_insert(origin.user);
+                self.keys.accept(&mut self.users, user, &entry);
             }
             StateRecord::RefusedKey {
                 decided_at,

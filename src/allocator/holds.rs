@@ -119,7 +119,7 @@ pub(super) struct Holds {
 impl Holds {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            directory: Directory::new(),
+            directory: Directory::with_capacity(capacity),
             holds: Arena::with_capacity(capacity, Hold::FILLER),
             carts: Arena::with_capacity(0, Box::default()),
             payments: Arena::with_capacity(0, Payment::FILLER),
@@ -130,6 +130,13 @@ impl Holds {
     #[inline]
     pub(super) fn touch(&self, id: ReservationId) -> Option<u32> {
         self.place_of(id).map(|place| self.holds.get(place).user)
+    }
+
+    /// Reads the place that the n-th next reservation will take.
+    #[inline]
+    pub(super) fn touch_next(&self, ahead: usize) -> u64 {
+        let next = self.holds.upcoming(ahead);
+        next.map_or(0, |hold| hold.id.get())
     }
 
     /// Reservations in the tables, live and ended.
@@ -228,6 +235,11 @@ impl Holds {
         }
     }
 
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     pub(super) fn insert(&mut self, users: &mut Users, new: &NewHold<'_>) -> u32 {
         let more = if new.more.is_empty() {
             NONE

@@ -185,6 +185,13 @@ impl Keys {
         self.refused_index.touch(hash) ^ self.further.touch(hash)
     }
 
+    /// Reads the place that the n-th next accepted key will take.
+    #[inline]
+    pub(super) fn touch_next(&self, ahead: usize) -> u64 {
+        let next = self.accepted.upcoming(ahead);
+        next.map_or(0, |entry| entry.decided_at.as_micros())
+    }
+
     /// Whether more than `max` accepted keys were decided after `horizon`, or as many.
     pub(super) fn is_full(&self, max: usize, horizon: impl FnOnce() -> Option<Timestamp>) -> bool {
         self.accepted.len() >= max && {
@@ -195,9 +202,24 @@ impl Keys {
     }
 
     /// The key's first decision, whether or not time has ended it: the caller judges.
+    #[inline]
     pub(super) fn find(&self, users: &Users, kind: CommandKind, origin: &Origin) -> Option<Known> {
         let key = origin.key?;
         let user = users.find(origin.user);
+        if user.is_none() && self.refused.len() == 0 {
+            return None;
+        }
+        self.find_of(users, user, kind, origin, key)
+    }
+
+    fn find_of(
+        &self,
+        users: &Users,
+        user: Option<u32>,
+        kind: CommandKind,
+        origin: &Origin,
+        key: IdempotencyKey,
+    ) -> Option<Known> {
         let accepted = user.and_then(|user| self.find_accepted(users, user, kind, key));
         if let Some(Found::WithUser(position) | Found::Further(position)) = accepted {
             let entry = self.accepted.get(position);
@@ -260,14 +282,17 @@ impl Keys {
         position.map(|position| (hash, position))
     }
 
-    /// Remembers an answer. An older one of the same key, which time has ended, is found no more.
-    pub(super) fn accept(&mut self, users: &mut Users, entry: &AcceptedKey) {
+    /// Remembers an answer to the user at a place. An older one of the same key, which time has ended, is found no more.
+    pub(super) fn accept(&mut self, users: &mut Users, user: u32, entry: &AcceptedKey) {
         let Some(key) = entry.origin.key else {
             return;
         };
-        let user = users.find_or_insert(entry.origin.user);
-        self.forget_accepted(users, user, entry.kind, key);
-        self.forget_refused(users, entry.kind, entry.origin.user, key);
+        if users.get(user).keys > 0 {
+            self.forget_accepted(users, user, entry.kind, key);
+        }
+        if self.refused.len() > 0 {
+            self.forget_refused(users, entry.kind, entry.origin.user, key);
+        }
         let position = self.accepted.push(PackedKey::pack(entry, key, user));
         let owner = users.get_mut(user);
         owner.keys += 1;

@@ -159,7 +159,7 @@ impl Allocator {
             names: HashMap::new(),
             users: Users::new(hash, capacity),
             holds: Holds::new(capacity),
-            deadlines: Deadlines::new(),
+            deadlines: Deadlines::with_capacity(capacity),
             keys: Keys::new(hash, capacity),
             outcomes: Outcomes::new(hash),
             ended: Queue::with_capacity(0, ReservationId::from_u64(0)),

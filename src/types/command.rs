@@ -11,8 +11,8 @@
 
 use super::key::{fingerprint, halves};
 use super::{
-    CommandKind, Fingerprints, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason,
-    ReservationId, Rules, RulesError, SkuId, SkuName, Timestamp, UserId,
+    CommandKind, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason, ReservationId,
+    Rules, RulesError, SkuId, SkuName, Timestamp, UserId,
 };
 
 /// Asks for units: all lines or none.
@@ -467,6 +467,7 @@ impl Command {
         }
     }
 
+    #[inline]
     pub(crate) fn user_and_key(&self) -> (UserId, Option<IdempotencyKey>) {
         match self {
             Self::Reserve(c) => (c.user, c.key),
@@ -483,21 +484,24 @@ impl Command {
     }
 
     /// Who asked, under which key, with what payload.
+    #[inline]
     pub fn origin(&self) -> Origin {
         let (user, key) = self.user_and_key();
-        let fingerprints = if key.is_some() {
+        let (first, second, third) = if key.is_some() {
             self.fingerprints()
         } else {
-            Fingerprints::default()
+            (0, 0, 0)
         };
         Origin {
             user,
             key,
-            fingerprints,
+            fingerprints: [first, second, third],
         }
     }
 
-    fn fingerprints(&self) -> Fingerprints {
+    /// As a tuple, which stays in registers: an array is written by parts and read as a whole, and waits for that.
+    #[inline]
+    fn fingerprints(&self) -> (u32, u32, u32) {
         let of = |word: u64| fingerprint([word]);
         let of_lines = |lines: &Lines| {
             let words = lines.as_slice().iter();
@@ -506,26 +510,26 @@ impl Command {
         let of_payment =
             |payment: Option<PaymentRef>| fingerprint(halves(payment.map_or(0, PaymentRef::get)));
         match self {
-            Self::Reserve(c) => [of_lines(&c.lines), 0, 0],
-            Self::BeginPayment(c) => [of(c.reservation.get()), of_payment(Some(c.payment_ref)), 0],
-            Self::PaymentFailed(c) => [
+            Self::Reserve(c) => (of_lines(&c.lines), 0, 0),
+            Self::BeginPayment(c) => (of(c.reservation.get()), of_payment(Some(c.payment_ref)), 0),
+            Self::PaymentFailed(c) => (
                 of(c.reservation.get()),
                 of(c.attempt.into()),
                 of(c.disposition as u64),
-            ],
-            Self::Confirm(c) => [
+            ),
+            Self::Confirm(c) => (
                 of(c.reservation.get()),
                 of(c.attempt.into()),
                 of_payment(c.payment_ref),
-            ],
-            Self::Release(c) => [of(c.reservation.get()), 0, 0],
-            Self::Return(c) => [
+            ),
+            Self::Release(c) => (of(c.reservation.get()), 0, 0),
+            Self::Return(c) => (
                 of(c.reservation.map_or(0, ReservationId::get)),
                 c.lines.as_ref().map_or(0, of_lines),
                 0,
-            ],
-            Self::Adjust(c) => [of(c.sku.0.into()), of(c.delta.cast_unsigned()), 0],
-            Self::DefineSku(c) => [
+            ),
+            Self::Adjust(c) => (of(c.sku.0.into()), of(c.delta.cast_unsigned()), 0),
+            Self::DefineSku(c) => (
                 fingerprint(c.name.as_str().bytes().map(u64::from)),
                 of(c.total),
                 fingerprint([
@@ -535,9 +539,9 @@ impl Command {
                     c.rules.opens_at.as_micros(),
                     c.rules.closes_at.as_micros(),
                 ]),
-            ],
-            Self::SetGate(c) => [of(c.sku.0.into()), of(c.change as u64), 0],
-            Self::Expire(_) | Self::Query(_) => Fingerprints::default(),
+            ),
+            Self::SetGate(c) => (of(c.sku.0.into()), of(c.change as u64), 0),
+            Self::Expire(_) | Self::Query(_) => (0, 0, 0),
         }
     }
 }

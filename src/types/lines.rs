@@ -69,7 +69,15 @@ impl Lines {
     /// # Errors
     /// If the quantity is 0 or above [`QUANTITY_MAX`].
     pub fn one(sku: SkuId, quantity: u32) -> Result<Self, LinesError> {
-        Self::new([Line { sku, quantity }])
+        match quantity {
+            0 => Err(LinesError::ZeroQuantity { line: 0 }),
+            1..=QUANTITY_MAX => {
+                let mut lines = [Line::default(); LINES_INLINE];
+                lines[0] = Line { sku, quantity };
+                Ok(Self(Repr::Inline { len: 1, lines }))
+            }
+            _ => Err(LinesError::Overflow { line: 0 }),
+        }
     }
 
     /// A cart of several; quantities of one SKU are summed at its first mention.
@@ -186,6 +194,13 @@ mod tests {
             Err(LinesError::Overflow { line: 0 })
         );
         assert!(cart(&[(1, QUANTITY_MAX)]).is_ok());
+    }
+
+    #[test]
+    fn a_cart_of_one_line_is_the_same_either_way() {
+        for quantity in [0, 1, 7, QUANTITY_MAX, QUANTITY_MAX + 1, u32::MAX] {
+            assert_eq!(Lines::one(SkuId(3), quantity), cart(&[(3, quantity)]));
+        }
     }
 
     #[test]

@@ -72,6 +72,12 @@ impl Rules {
         }
         Ok(())
     }
+
+    /// Whether one request may ask for so many units.
+    #[inline]
+    pub(crate) fn takes(&self, quantity: u32) -> bool {
+        self.per_request.is_none_or(|max| quantity <= max)
+    }
 }
 
 /// A SKU's stock at one moment: one snapshot, `available + reserved + sold == total`.

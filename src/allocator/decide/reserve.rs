@@ -8,6 +8,11 @@ use crate::types::{
 };
 
 impl Allocator {
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     pub(super) fn reserve(&mut self, c: &Reserve, origin: &Origin, batch: &mut Batch) -> Decided {
         if let Some(refusal) = self.refuses_cart(c.user, &c.lines) {
             return refused(refusal);
@@ -20,12 +25,28 @@ impl Allocator {
     }
 
     /// What speaks against a cart whatever the stock is: bounds, unknown SKUs, closed sales.
+    #[inline]
     fn refuses_cart(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
-        let all = || lines.as_slice().iter().zip(0_u16..);
-        let stock = |line: &Line| self.stocks.get(line.sku.0 as usize);
         if let Some(bound) = self.exhausted(user, lines) {
             return Some(Refusal::Busy { bound });
         }
+        let passes = |line: &Line| {
+            self.stocks.get(line.sku.0 as usize).is_some_and(|stock| {
+                stock.admits(line.sku, self.now).is_none() && stock.rules.takes(line.quantity)
+            })
+        };
+        // The usual cart passes in one look; which refusal comes first takes several.
+        if lines.len() <= usize::from(self.limits.lines_max) && lines.as_slice().iter().all(passes)
+        {
+            return None;
+        }
+        self.first_against(lines)
+    }
+
+    #[cold]
+    fn first_against(&self, lines: &Lines) -> Option<Refusal> {
+        let all = || lines.as_slice().iter().zip(0_u16..);
+        let stock = |line: &Line| self.stocks.get(line.sku.0 as usize);
         if let Some((_, line)) = all().find(|(line, _)| stock(line).is_none()) {
             return Some(Refusal::UnknownSku { line });
         }
@@ -41,12 +62,14 @@ impl Allocator {
             });
         }
         all().find_map(|(&Line { sku, quantity }, line)| {
-            let max = self.stocks[sku.0 as usize].rules.per_request?;
-            (quantity > max).then_some(Refusal::RequestLimit { line, sku, max })
+            let rules = self.stocks[sku.0 as usize].rules;
+            let max = rules.per_request.filter(|_| !rules.takes(quantity))?;
+            Some(Refusal::RequestLimit { line, sku, max })
         })
     }
 
     /// The first table that has no room for another reservation.
+    #[inline]
     pub(super) fn exhausted(&self, user: UserId, lines: &Lines) -> Option<Bound> {
         if self.reservations_are_full() {
             return Some(Bound::Reservations);
@@ -55,6 +78,12 @@ impl Allocator {
         if lines.len() <= room {
             return None;
         }
+        self.counters_exhausted(user, lines, room)
+            .then_some(Bound::Counters)
+    }
+
+    #[cold]
+    fn counters_exhausted(&self, user: UserId, lines: &Lines, room: usize) -> bool {
         let user = self.users.find(user);
         let counted = |sku, sale| user.map_or(0, |user| self.users.counted(user, sku, sale));
         let needs_counter = |line: &&Line| {
@@ -64,11 +93,11 @@ impl Allocator {
                     && !(stock.counts(stock.sale) && counted(line.sku, stock.sale) > 0)
             })
         };
-        let new = lines.as_slice().iter().filter(needs_counter).count();
-        (new > room).then_some(Bound::Counters)
+        lines.as_slice().iter().filter(needs_counter).count() > room
     }
 
     /// Counts what has not retired, whether or not the rest was freed.
+    #[inline]
     fn reservations_are_full(&self) -> bool {
         let max = self.limits.reservations_max as usize;
         self.holds.len() >= max && {
@@ -78,6 +107,7 @@ impl Allocator {
     }
 
     /// What the user's limits and the stock say, after everything overdue that matters was expired.
+    #[inline]
     pub(super) fn refuses_units(
         &mut self,
         user: UserId,
@@ -93,6 +123,9 @@ impl Allocator {
         }
         for (&line, index) in lines.as_slice().iter().zip(0_u16..) {
             let units = u64::from(line.quantity);
+            if self.stocks[line.sku.0 as usize].available >= units {
+                continue;
+            }
             while self.stocks[line.sku.0 as usize].available < units
                 && self.expire_earliest(line, batch)?
             {}
@@ -103,30 +136,27 @@ impl Allocator {
         Ok(None)
     }
 
+    #[inline]
     fn exceeds_limits(&self, user: UserId, lines: &Lines) -> Option<Refusal> {
         let user = self.users.find(user);
-        let exceeded = lines
-            .as_slice()
-            .iter()
-            .zip(0_u16..)
-            .find_map(|(line, index)| {
-                let &Line { sku, quantity } = line;
-                let stock = &self.stocks[sku.0 as usize];
-                let max = stock.rules.per_user?;
-                let has = user.map_or(0, |user| self.users.counted(user, sku, stock.sale));
-                let fits = has.checked_add(quantity).is_some_and(|units| units <= max);
-                (!fits).then_some(Refusal::UserLimit {
-                    line: index,
+        for (&Line { sku, quantity }, line) in lines.as_slice().iter().zip(0_u16..) {
+            let stock = &self.stocks[sku.0 as usize];
+            let Some(max) = stock.rules.per_user else {
+                continue;
+            };
+            let has = user.map_or(0, |user| self.users.counted(user, sku, stock.sale));
+            if quantity > max.saturating_sub(has) {
+                return Some(Refusal::UserLimit {
+                    line,
                     sku,
                     max,
                     has,
-                })
-            });
-        exceeded.or_else(|| {
-            let max = self.limits.holds_per_user_max;
-            let live = user.map_or(0, |user| self.users.get(user).live_count);
-            (live >= max).then_some(Refusal::HoldLimit { max })
-        })
+                });
+            }
+        }
+        let max = self.limits.holds_per_user_max;
+        let live = user.map_or(0, |user| self.users.get(user).live_count);
+        (live >= max).then_some(Refusal::HoldLimit { max })
     }
 
     /// True if any of the user's holds was over.
@@ -180,6 +210,11 @@ impl Allocator {
     }
 
     /// Records a hold that nothing speaks against.
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     pub(super) fn hold(
         &mut self,
         lines: &Lines,

@@ -152,6 +152,12 @@ impl Users {
         self.index.touch(hash)
     }
 
+    /// Reads the place that the n-th next user will take.
+    #[inline]
+    pub(super) fn touch_next(&self, ahead: usize) -> u64 {
+        self.users.upcoming(ahead).map_or(0, |user| user.id[0])
+    }
+
     #[inline]
     pub(super) fn get(&self, place: u32) -> &User {
         self.users.get(place)
