@@ -102,7 +102,7 @@ impl Sale {
         };
         let begun = self.allocator.begin(&self.batch.header);
         begun.expect("batches follow each other");
-        let swept = self.allocator.sweep(&mut self.batch);
+        let swept = self.allocator.sweep(self.commands.len(), &mut self.batch);
         swept.expect("no law breaks");
         let accepted = &mut self.accepted;
         let decided =

@@ -764,7 +764,7 @@ fn l8_a_full_table_is_an_answer_and_passes() {
         "{busy:?}"
     );
     sale.wait_ms(HOLD_MS);
-    sale.batch(Allocator::sweep);
+    sale.batch(|allocator, batch| allocator.sweep(0, batch));
     sale.wait_ms(1_000);
     assert!(
         matches!(sale.ask(command), Decision::Reserved(_)),

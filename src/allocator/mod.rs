@@ -81,7 +81,8 @@ pub struct Limits {
     pub counters_max: u32,
     /// Outcomes of payments within their retention.
     pub payments_max: u32,
-    /// Overdue holds that one batch expires, besides those that a command needs.
+    /// Overdue holds that one batch expires, besides those that a command needs; a batch of more than half as many
+    /// commands expires twice as many as it decides.
     pub expiries_per_batch_max: u32,
     /// Tables are made for so many live reservations at once; more fit all the same, up to the bounds.
     pub presize: u32,
@@ -244,13 +245,19 @@ impl Allocator {
         Ok(())
     }
 
-    /// Expires overdue holds, the earliest first, at most `expiries_per_batch_max`. Returns how many.
+    /// Expires overdue holds, the earliest first: at most `expiries_per_batch_max`, or twice as many as `commands` are about
+    /// to be decided, so that expiry keeps up with what is reserved under load. Returns how many.
     ///
     /// # Errors
     /// If a law would break.
-    pub fn sweep(&mut self, batch: &mut Batch) -> Result<u32, Violation> {
+    pub fn sweep(&mut self, commands: usize, batch: &mut Batch) -> Result<u32, Violation> {
+        let load = u32::try_from(commands).unwrap_or(u32::MAX);
+        let max = self
+            .limits
+            .expiries_per_batch_max
+            .max(load.saturating_mul(2));
         let mut expired = 0;
-        while expired < self.limits.expiries_per_batch_max {
+        while expired < max {
             match self.deadlines.first(&self.holds) {
                 Some((deadline, place)) if self.has_passed(deadline) => {
                     self.lapse(place, batch)?;

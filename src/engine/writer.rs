@@ -105,7 +105,7 @@ impl Writer {
         if stalled > 0 {
             self.allocator.credit(stalled, &mut turn.batch)?;
         }
-        self.allocator.sweep(&mut turn.batch)?;
+        self.allocator.sweep(turn.requests.len(), &mut turn.batch)?;
         Ok(())
     }
 

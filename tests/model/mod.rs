@@ -133,8 +133,8 @@ impl Model {
         });
     }
 
-    pub(crate) fn sweep(&mut self) {
-        for _ in 0..self.limits.expiries_per_batch_max {
+    pub(crate) fn sweep(&mut self, load: u32) {
+        for _ in 0..self.limits.expiries_per_batch_max.max(2 * load) {
             if !self.lapse_earliest(self.now) {
                 break;
             }

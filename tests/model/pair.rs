@@ -104,10 +104,12 @@ impl Pair {
 
     fn batch(&mut self, script: &mut Script<'_>, len: u8, extras: &Extras) {
         let header = self.header(script.now);
-        let mut batch = begun(&mut self.allocator, &header, extras);
+        // Of few commands, so that holds are also left overdue.
+        let load = len / 8;
+        let mut batch = begun(&mut self.allocator, &header, extras, load);
         let mut others: Vec<Batch> = Vec::new();
         for twin in &mut self.twins {
-            others.push(begun(twin, &header, extras));
+            others.push(begun(twin, &header, extras, load));
         }
         self.model.begin(script.now);
         extras
@@ -118,7 +120,7 @@ impl Pair {
             .credit_micros
             .into_iter()
             .for_each(|c| self.model.credit(c));
-        self.model.sweep();
+        self.model.sweep(load.into());
         for _ in 0..len {
             let command = script.command();
             let answer = self
@@ -250,7 +252,7 @@ impl Pair {
     }
 }
 
-fn begun(allocator: &mut Allocator, header: &BatchHeader, extras: &Extras) -> Batch {
+fn begun(allocator: &mut Allocator, header: &BatchHeader, extras: &Extras, load: u8) -> Batch {
     let mut batch = Batch::default();
     batch.header.clone_from(header);
     allocator.begin(header).expect("batches follow each other");
@@ -261,7 +263,8 @@ fn begun(allocator: &mut Allocator, header: &BatchHeader, extras: &Extras) -> Ba
     let credit = extras.credit_micros;
     let recorded = credit.map(|micros| allocator.credit(micros, &mut batch));
     recorded.unwrap_or(Ok(())).expect("a credit breaks no law");
-    allocator.sweep(&mut batch).expect("expiry breaks no law");
+    let swept = allocator.sweep(load.into(), &mut batch);
+    swept.expect("expiry breaks no law");
     batch
 }
 
