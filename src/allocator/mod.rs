@@ -61,6 +61,10 @@ use users::Users;
 /// batch, so that memory follows the retention.
 const FREED_PER_BATCH: usize = 16_384;
 
+/// Commands or events whose places are read before the first of them changes anything: more pages than that don't stay in
+/// the TLB.
+const TOUCHED: usize = 128;
+
 /// Counters that a batch looks at while some wait to be freed.
 const COUNTERS_LOOKED_AT: u32 = 4_096;
 
@@ -139,6 +143,8 @@ pub struct Allocator {
     name: Option<(SkuId, SkuName)>,
     /// SKUs whose counts changed in this batch.
     touched: Vec<SkuId>,
+    /// Events that are replayed together.
+    run: Vec<Event>,
 }
 
 impl Allocator {
@@ -167,6 +173,7 @@ impl Allocator {
             cart: Vec::new(),
             name: None,
             touched: Vec::new(),
+            run: Vec::new(),
         }
     }
 
@@ -377,6 +384,19 @@ impl Allocator {
                     .gates
                     .confirms_paused()
             })
+    }
+
+    /// Reads a reservation and its user. The result means nothing, here and below.
+    #[inline]
+    fn touch_hold(&self, id: ReservationId) -> u64 {
+        let user = self.holds.touch(id);
+        user.map_or(0, |user| self.users.get(user).keys.into())
+    }
+
+    /// Reads the places that the n-th next reservation will take.
+    #[inline]
+    fn touch_next(&self, ahead: usize) -> u64 {
+        self.users.touch_next(ahead) ^ self.holds.touch_next(ahead) ^ self.keys.touch_next(ahead)
     }
 
     /// What becomes of a hold whose deadline has passed.

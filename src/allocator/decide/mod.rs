@@ -10,7 +10,7 @@ mod payment;
 mod reserve;
 
 use super::keys::{Known, difference};
-use super::{Allocator, Violation};
+use super::{Allocator, TOUCHED, Violation};
 use crate::types::{
     Answer, Batch, Bound, Command, CommandKind, Decision, EventKind, IdempotencyKey, Origin,
     Refusal, RefusalRecord, ReservationId, UserId,
@@ -23,9 +23,6 @@ type Decided = Result<Decision, Violation>;
 fn refused(refusal: Refusal) -> Decided {
     Ok(Decision::Refused(refusal))
 }
-
-/// Commands whose places are read before the first of them is decided: more pages than that don't stay in the TLB.
-const TOUCHED: usize = 128;
 
 /// The key's first answer, or a conflict.
 fn first_answer(known: &Known, kind: CommandKind, origin: &Origin) -> Decision {
@@ -86,9 +83,7 @@ impl Allocator {
             touched ^= self.users.touch(hash);
         }
         for ahead in 0..len {
-            touched ^= self.users.touch_next(ahead);
-            touched ^= self.holds.touch_next(ahead);
-            touched ^= self.keys.touch_next(ahead);
+            touched ^= self.touch_next(ahead);
         }
         std::hint::black_box(touched);
         len
@@ -105,10 +100,8 @@ impl Allocator {
             Command::Expire(c) => Some(c.reservation),
             _ => None,
         };
-        let user = reservation.and_then(|id| self.holds.touch(id));
-        let keys = user.map_or(0, |user| self.users.get(user).keys);
-        let key = key.map_or(0, |key| self.keys.touch(command.kind(), hash, key));
-        u64::from(keys) ^ key
+        let hold = reservation.map_or(0, |id| self.touch_hold(id));
+        hold ^ key.map_or(0, |key| self.keys.touch(command.kind(), hash, key))
     }
 
     #[inline(always)]
