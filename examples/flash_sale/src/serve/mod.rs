@@ -29,7 +29,7 @@ use crate::cli::{SkuArg, duration};
 use crate::engine::Handle;
 use crate::payment::{PaymentGateway, SimulatedGateway};
 use crate::sale::{self, Terms};
-use crate::shutdown;
+use crate::shutdown::Signals;
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
 use app::App;
@@ -107,8 +107,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for warning in engine.handle().health().warnings {
         eprintln!("warning: {warning}");
     }
+    // Caught before anybody can know that we listen.
+    let signals = {
+        let _inside = server.runtime().enter();
+        Signals::catch()?
+    };
     println!("listening on http://{}", server.address());
-    server.runtime().block_on(shutdown::signal())?;
+    server.runtime().block_on(signals.first())?;
     eprintln!("shutting down");
     server.stop();
     let report = engine.shutdown(DRAIN_TIME);
