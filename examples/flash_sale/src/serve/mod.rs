@@ -15,8 +15,10 @@ mod app;
 mod availability;
 mod body;
 mod cart;
+mod catalogue;
 mod checkout;
 mod connection;
+mod depletion;
 mod metrics;
 mod peer;
 mod problem;
@@ -33,6 +35,7 @@ use crate::shutdown::Signals;
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
 use app::App;
+use depletion::Depletion;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -162,6 +165,8 @@ impl Server {
         })?;
         let address = listener.local_addr()?;
         let app = Arc::new(App::new(handle, config.secrets, config.gateway));
+        let watched = app.clone();
+        runtime.spawn(async move { Depletion::watch(&watched).await });
         let (stop, stopped) = watch::channel(false);
         let listener = {
             let _inside = runtime.enter();
