@@ -30,7 +30,7 @@ mod stream;
 use crate::cli::{SkuArg, duration};
 use crate::engine::Handle;
 use crate::payment::{PaymentGateway, SimulatedGateway};
-use crate::sale::{self, Terms};
+use crate::sale::{self, Bounds, Terms};
 use crate::shutdown::Signals;
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
@@ -70,6 +70,13 @@ pub(crate) struct Args {
     /// Leave the sale of a new SKU closed until an operator opens it
     #[arg(long)]
     closed: bool,
+    /// Requests that may be in line, rounded up to a power of two; more are answered 429
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    queue: u32,
+    /// How far the clock may be ahead of a journal with live holds; further, and the start is refused, because these
+    /// holds would all lapse at once
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    clock_jump_max: Duration,
     /// Server threads; by default one per core
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -92,7 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         per_user: args.per_user,
         closed: args.closed,
     };
-    let engine = sale::open(&args.data, &args.sku, &terms)?;
+    let bounds = Bounds {
+        queue: args.queue as usize,
+        clock_jump_max: args.clock_jump_max,
+    };
+    let engine = sale::open(&args.data, &args.sku, &terms, &bounds)?;
     let config = Config {
         listen: args.listen,
         threads: args.threads,

@@ -25,6 +25,16 @@ pub fn flash_sale() -> Command {
     command
 }
 
+/// The program or what runs it, told to serve `dir` on a free port.
+pub fn serve(mut command: Command, dir: &Path, flags: &[&str]) -> Command {
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2"])
+        .arg("--data")
+        .arg(dir)
+        .args(flags);
+    command
+}
+
 /// A bearer token of a user.
 pub fn token(user: &str) -> String {
     token_valid(user, "1h")
@@ -52,17 +62,12 @@ pub struct Server {
 impl Server {
     /// On `dir`, with further flags.
     pub fn start(dir: &Path, flags: &[&str]) -> Self {
-        let mut child = flash_sale()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--threads",
-                "2",
-                "--data",
-            ])
-            .arg(dir)
-            .args(flags)
+        Self::of(serve(flash_sale(), dir, flags))
+    }
+
+    /// As a command that serves.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
