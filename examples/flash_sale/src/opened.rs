@@ -101,3 +101,80 @@ impl Replica for Watching<'_> {
         self.replica.export(out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stockade::Engine;
+    use stockade::store::{MemoryLog, MemoryStore};
+    use stockade::types::{DefineSku, Gate, Rules, SetGate, SkuName, UserId};
+
+    /// A log that is only a snapshot.
+    struct Snapshot(Vec<StateRecord>);
+
+    impl Store for Snapshot {
+        fn open(
+            &mut self,
+            _: &OpenRequest,
+            replica: &mut dyn Replica,
+            _: &mut dyn FnMut(Progress),
+        ) -> Result<Recovered, StoreError> {
+            let mut all = self.0.iter();
+            all.try_for_each(|record| replica.restore(record))
+                .map_err(|error| StoreError::Fatal(error.to_string()))?;
+            Ok(Recovered::default())
+        }
+
+        fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_snapshot_says_counts() {
+        let sku = |number, sale| {
+            let name = StateRecord::SkuName {
+                sku: SkuId(number),
+                name: SkuName::new(&format!("SKU-{number}")).expect("a name"),
+            };
+            let sku = StateRecord::Sku {
+                sku: SkuId(number),
+                defined_total: 1,
+                total: 1,
+                reserved: 0,
+                sold: 0,
+                rules: Rules::default(),
+                sale,
+                flags: 8,
+            };
+            [name, sku]
+        };
+        let opened = Opened::default();
+        let store = Snapshot([sku(0, 0), sku(1, 3)].concat());
+        let store = Watched::new(store, opened.clone());
+        Engine::builder().store(store).build().expect("a state");
+        assert!(!opened.contains(SkuId(0)) && opened.contains(SkuId(1)));
+    }
+
+    #[test]
+    fn what_the_log_says_counts_and_what_comes_later_does_not() {
+        let log = MemoryLog::default();
+        let opened = Opened::default();
+        for is_known in [false, true] {
+            let store = Watched::new(MemoryStore::on(&log), opened.clone());
+            let engine = Engine::builder().store(store).start().expect("starts");
+            assert_eq!(opened.contains(SkuId(0)), is_known);
+            assert!(!opened.contains(SkuId(1)), "a pause begins no sale");
+            let handle = engine.handle();
+            let admin = UserId::from_text("admin");
+            for (name, gate) in [("A", Gate::Open), ("B", Gate::PauseReservations)] {
+                let name = SkuName::new(name).expect("a name");
+                let define = DefineSku::new(admin, name, 1);
+                let sku = handle.define_sku(define).expect("room").wait();
+                let set = SetGate::new(admin, sku.expect("defined"), gate);
+                handle.set_gate(set).expect("room").wait().expect("set");
+            }
+            assert_eq!(opened.contains(SkuId(0)), is_known);
+        }
+    }
+}

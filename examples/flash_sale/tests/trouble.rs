@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ADMIN_TOKEN, Answer, JWT_SECRET, Server, ask, flash_sale, serve, token};
+use common::{ADMIN_TOKEN, Answer, JWT_SECRET, ONE, Server, ask, flash_sale, serve, token};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,6 @@ use stockade::engine::{Ask, Handle, Runner};
 use stockade::store::{JournalOptions, JournalStore};
 use stockade::types::{DefineSku, Gate, ManualClock, Reserve, SetGate, SkuName, Timestamp, UserId};
 
-const ONE: &str = r#"{"sku_id":"SNEAKER","quantity":1}"#;
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
 const NOBODY: u32 = 65_534;

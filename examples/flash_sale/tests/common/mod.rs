@@ -147,6 +147,26 @@ impl Drop for Server {
     }
 }
 
+/// A cart of one unit.
+pub const ONE: &str = r#"{"sku_id":"SNEAKER","quantity":1}"#;
+
+/// A server with so many sneakers, and laces.
+pub fn sale(units: u32, flags: &[&str]) -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let sku = format!("SNEAKER={units}");
+    let mut all = vec![
+        "--sku",
+        &sku,
+        "--sku",
+        "LACES=100",
+        "--payment-latency",
+        "0s",
+    ];
+    all.extend(flags);
+    let server = Server::start(&dir.path().join("journal"), &all);
+    (dir, server)
+}
+
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
