@@ -19,7 +19,6 @@ use stockade::types::{DefineSku, Gate, ManualClock, Reserve, SetGate, SkuName, T
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
-const NOBODY: u32 = 65_534;
 
 /// Runs a server that can't start. Gives what it says.
 #[track_caller]
@@ -353,6 +352,7 @@ fn a_directory_of_someone_elses_files_is_left_as_it_is() {
 fn a_directory_that_can_not_be_written_is_named_with_what_to_do() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
     let dir = tempfile::tempdir().expect("a temporary folder");
     let journal = dir.path().join("journal");
     journal_with_a_hold(&journal, stamp(now()));
