@@ -56,6 +56,15 @@
 //! alone, under loom models. A [`store`] knows batches, not inventory; one of your own is proved by
 //! [`store::conformance`]. A test reads the `use` lines and fails on any other arrow.
 //!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | |
+//! |---|---|
+//! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
+//! | `tracing` | start, recovery, warnings and halts for the subscriber that you install: see [`engine::telemetry`] |
+//!
 //! # Choices worth knowing
 //!
 //! - A cart of up to four lines lies in its command; a longer one is one boxed slice that the caller allocates before it

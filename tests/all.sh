@@ -48,6 +48,17 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 step "tests"
 cargo test --workspace --quiet
 
+# The library's features, alone and together; the other tests don't depend on them.
+step "features"
+for features in metrics tracing; do
+    cargo check -p stockade --lib --features "$features" --quiet
+done
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy -p stockade --all-targets --all-features --quiet -- -D warnings
+fi
+RUSTDOCFLAGS="-D warnings" cargo doc -p stockade --all-features --no-deps --quiet
+cargo test -p stockade --all-features --test telemetry --quiet
+
 step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \
     cargo test --quiet --profile loom --lib -p stockade loom_

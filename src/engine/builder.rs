@@ -6,6 +6,7 @@ use super::committer::Committer;
 use super::health::Vitals;
 use super::reads::Reads;
 use super::runner::{Core, Runner};
+use super::telemetry::Telemetry;
 use super::threads::Threads;
 use super::writer::Writer;
 use super::{Engine, EngineError, Handle, Shared};
@@ -263,7 +264,8 @@ impl EngineBuilder {
 
     fn assemble(mut self) -> Result<Parts, EngineError> {
         self.check()?;
-        let (allocator, recovered) = self.recover()?;
+        let telemetry = Telemetry::new(&self.name);
+        let (allocator, recovered) = self.recover(&telemetry)?;
         let mut allocator = allocator;
         let has_live = allocator.next_deadline().is_some();
         let last_stamp = recovered.last_stamp.max(allocator.now());
@@ -272,7 +274,7 @@ impl EngineBuilder {
             LogicalClock::start(Arc::clone(&time), last_stamp, has_live, self.clock_jump_max)?;
         let shared = Arc::new(Shared {
             name: self.name,
-            vitals: Vitals::new(),
+            vitals: Vitals::new(telemetry),
             reads: Reads::new(self.limits.skus_max),
             pool: Pool::new(self.tickets_max),
             clock: start.clock,
@@ -305,6 +307,11 @@ impl EngineBuilder {
             self.store.idle_commit_after(),
         );
         writer.publish_all();
+        shared.vitals.telemetry.started(
+            recovered.last_sequence,
+            producer.capacity(),
+            &shared.reads,
+        );
         let linger = self.store.linger();
         let committer = Committer::new(
             self.store,
@@ -330,7 +337,8 @@ impl EngineBuilder {
         })
     }
 
-    fn recover(&mut self) -> Result<(Allocator, Recovered), EngineError> {
+    fn recover(&mut self, telemetry: &Telemetry) -> Result<(Allocator, Recovered), EngineError> {
+        let _recovering = telemetry.recovering();
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| EngineError::Random(error.to_string()))?;
         let (writer, seed) = random.split_at(16);
@@ -343,9 +351,12 @@ impl EngineBuilder {
             writer,
             replicas: Arc::new(move || super::replica::small(limits, seed)),
         };
-        let recovered = self
-            .store
-            .open(&request, &mut allocator, &mut self.progress)?;
+        let mut log = telemetry.progress();
+        let mut progress = |now| {
+            log(now);
+            (self.progress)(now);
+        };
+        let recovered = self.store.open(&request, &mut allocator, &mut progress)?;
         if allocator.sequence() != recovered.last_sequence {
             return Err(EngineError::Laws(vec![format!(
                 "the store says that its last event is {}, its log ends at {}",
@@ -357,6 +368,7 @@ impl EngineBuilder {
         if !audit.is_ok() {
             return Err(EngineError::Laws(audit.breaches));
         }
+        telemetry.recovered(&recovered);
         Ok((allocator, recovered))
     }
 }

@@ -52,22 +52,29 @@ impl Committer {
     /// # Errors
     /// If it can't be committed: the engine must halt, and the turn's callers hear that the outcome is unknown.
     pub(super) fn finish(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
+        let requests = turn.requests.len();
+        let mut took = None;
         if turn.has_batch {
             turn.batch.seal(self.last_hash);
             let began = self.time.monotonic();
             self.commit(turn)?;
-            let took = self.time.monotonic().saturating_sub(began);
-            self.shared.vitals.commit.record(took);
-            if took > self.shared.stall_min {
-                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let commit = self.time.monotonic().saturating_sub(began);
+            took = Some(commit);
+            self.shared.vitals.commit.record(commit);
+            if commit > self.shared.stall_min {
+                let micros = u64::try_from(commit.as_micros()).unwrap_or(u64::MAX);
                 self.shared
                     .stalled_micros
                     .fetch_add(micros, Ordering::AcqRel);
+                let telemetry = &self.shared.vitals.telemetry;
+                telemetry.slow_commit(turn.batch.header.number, commit);
             }
             self.last_hash = turn.batch.hash();
         }
         self.publish(turn);
         self.answer(turn);
+        let Shared { vitals, reads, .. } = &*self.shared;
+        vitals.telemetry.finished(turn, requests, took, reads);
         turn.clear();
         Ok(())
     }
@@ -122,9 +129,9 @@ impl Committer {
         self.completions.flush();
         let vitals = &self.shared.vitals;
         if is_request {
-            vitals
-                .batch
-                .record(self.time.monotonic().saturating_sub(turn.began));
+            let took = self.time.monotonic().saturating_sub(turn.began);
+            vitals.batch.record(took);
+            vitals.telemetry.answered(took);
         }
         vitals.count(
             &mut turn.tally,

@@ -1,6 +1,7 @@
 //! Whether the engine is well, and what it has done: state, warnings and counters that anybody may read.
 
 use super::histogram::Histogram;
+use super::telemetry::Telemetry;
 use crate::types::{Decision, RefusalCode};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -96,6 +97,7 @@ pub(super) struct Vitals {
     batches: AtomicU64,
     events: AtomicU64,
     oversold: AtomicU64,
+    pub(super) telemetry: Telemetry,
     pub(super) commit: Histogram,
     pub(super) batch: Histogram,
 }
@@ -132,7 +134,7 @@ impl Tally {
 }
 
 impl Vitals {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(telemetry: Telemetry) -> Self {
         Self {
             state: AtomicU8::new(RUNNING),
             halted: Mutex::default(),
@@ -143,6 +145,7 @@ impl Vitals {
             batches: AtomicU64::new(0),
             events: AtomicU64::new(0),
             oversold: AtomicU64::new(0),
+            telemetry,
             commit: Histogram::new(),
             batch: Histogram::new(),
         }
@@ -159,36 +162,53 @@ impl Vitals {
     }
 
     pub(super) fn drain(&self) {
-        let _ = self
-            .state
-            .compare_exchange(RUNNING, DRAINING, Ordering::AcqRel, Ordering::Acquire);
+        if self.step(RUNNING, DRAINING) {
+            self.telemetry.drains();
+        }
     }
 
     pub(super) fn stop(&self) {
-        let _ = self
-            .state
-            .compare_exchange(DRAINING, STOPPED, Ordering::AcqRel, Ordering::Acquire);
+        if self.step(DRAINING, STOPPED) {
+            self.telemetry.stopped();
+        }
+    }
+
+    fn step(&self, from: u8, to: u8) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// The first reason stays.
     pub(super) fn halt(&self, reason: String) {
         let mut halted = self.halted.lock();
-        if self.state.swap(HALTED, Ordering::AcqRel) != HALTED {
-            *halted = reason;
+        if self.state.swap(HALTED, Ordering::AcqRel) == HALTED {
+            return;
         }
+        let told = reason.clone();
+        *halted = reason;
+        // A subscriber may ask for the health.
+        drop(halted);
+        self.telemetry.halted(&told);
     }
 
     pub(super) fn oversold(&self, units: u64) {
-        self.oversold.fetch_add(units, Ordering::Relaxed);
+        let before = self.oversold.fetch_add(units, Ordering::Relaxed);
+        self.telemetry.oversold(before + units);
     }
 
     /// Sets or, with `None`, lifts the warning of one kind.
     pub(super) fn warn(&self, kind: &'static str, text: Option<String>) {
         let mut warnings = self.warnings.lock();
-        match text {
+        let now = text.clone();
+        let before = match text {
             Some(text) => warnings.insert(kind, text),
             None => warnings.remove(kind),
         };
+        self.telemetry.warnings(warnings.len());
+        drop(warnings);
+        self.telemetry
+            .warned(kind, before.as_deref(), now.as_deref());
     }
 
     pub(super) fn health(&self) -> Health {
@@ -205,6 +225,8 @@ impl Vitals {
     }
 
     pub(super) fn count(&self, tally: &mut Tally, events: u64, is_committed: bool) {
+        let both = (tally.accepted, tally.queries);
+        self.telemetry.counted(both, &tally.refused, events);
         let add = |counter: &AtomicU64, units| {
             if units > 0 {
                 counter.fetch_add(units, Ordering::Relaxed);

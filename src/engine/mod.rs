@@ -19,6 +19,8 @@
 //!
 //! Idle, a request costs two wake-ups and one durable write. Under load the batch is what arrived while the last one
 //! committed, and the writer decides the next meanwhile.
+//!
+//! What it tells a metrics recorder and a log: [`telemetry`].
 
 mod announcer;
 mod ask;
@@ -31,6 +33,7 @@ mod histogram;
 mod reads;
 mod replica;
 mod runner;
+pub mod telemetry;
 mod threads;
 mod turn;
 mod writer;

@@ -76,6 +76,8 @@ impl Core {
             self.gather(turn);
         }
         self.was_loaded = turn.requests.len() > 1;
+        let telemetry = &self.shared.vitals.telemetry;
+        telemetry.taken(|| self.consumer.len());
         self.decide(turn, false).map(|()| true)
     }
 

@@ -15,6 +15,7 @@ mod cli;
 mod demo;
 mod engine;
 mod load;
+mod opened;
 mod payment;
 mod rehearse;
 mod report;

@@ -1,12 +1,13 @@
 //! Opening the engine for a sale: where its journal lies, its limits, and the SKUs that are sold.
 
 use crate::cli::SkuArg;
-use crate::engine::{Ask, CommandError, Engine, Handle, Limits};
-use anyhow::{Context, Result, bail};
+use crate::engine::{Ask, CommandError, Engine, EngineError, Handle, Limits};
+use crate::opened::{Opened, Watched};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stockade::store::{JournalOptions, JournalStore};
-use stockade::types::{DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, UserId};
+use stockade::types::{DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, SkuId, UserId};
 
 /// A journal directory: kept, or gone with the program.
 pub(crate) enum Folder {
@@ -85,20 +86,49 @@ impl Terms {
     }
 }
 
-/// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined and its sale opened,
-/// one that the journal has is checked and never changed.
-pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine> {
+/// What the engine is to bear.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    /// Requests that may be in line.
+    pub(crate) queue: usize,
+    /// How far the clock may be ahead of a log with live holds.
+    pub(crate) clock_jump_max: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            queue: 65_536,
+            clock_jump_max: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined, one that the journal
+/// has is checked and never changed. The sale of one that was never opened is opened, also if it was defined long ago.
+pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms, bounds: &Bounds) -> Result<Engine> {
     let rules = terms.rules()?;
+    let opened = Opened::default();
     let engine = Engine::builder()
         .name("flash-sale")
-        .store(journal(dir))
+        .store(Watched::new(journal(dir), opened.clone()))
         .limits(sale_limits())
+        .ring_capacity(bounds.queue)
+        .clock_jump_max(bounds.clock_jump_max)
         .digest_at_shutdown()
         .start()
-        .with_context(|| format!("can't start on {}", dir.display()))?;
+        .map_err(|error| start_failed(error, dir))?;
     let handle = engine.handle();
     for sku in skus {
-        if let Err(error) = define(&handle, sku, rules, terms.closed) {
+        let defined = define(&handle, sku, rules).and_then(|id| {
+            if terms.closed || opened.contains(id) {
+                return Ok(());
+            }
+            settle(&handle, SetGate::new(actor(), id, Gate::Open))
+                .map(|_| ())
+                .with_context(|| format!("opening the sale of SKU {}", sku.name))
+        });
+        if let Err(error) = defined {
             engine.shutdown(Duration::from_secs(5));
             return Err(error);
         }
@@ -113,23 +143,38 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms) -> Result<Engine>
     Ok(engine)
 }
 
-fn define(handle: &Handle, sku: &SkuArg, rules: Rules, closed: bool) -> Result<()> {
-    let actor = UserId::from_text("serve");
-    let known = handle.sku(sku.name.as_str()).is_some();
-    let command = DefineSku::new(actor, sku.name.clone(), sku.units).rules(rules)?;
-    match settle(handle, command) {
-        Ok(id) if !known && !closed => {
-            settle(handle, SetGate::new(actor, id, Gate::Open))
-                .with_context(|| format!("opening the sale of SKU {}", sku.name))?;
+/// What went wrong, and which flag helps if one does.
+fn start_failed(error: EngineError, dir: &Path) -> anyhow::Error {
+    let dir = dir.display();
+    match &error {
+        EngineError::ClockAhead {
+            wall, last_stamp, ..
+        } => {
+            let hours = wall.since(*last_stamp).as_secs().div_ceil(3_600);
+            anyhow!("can't start on {dir}: {error} (`serve` takes --clock-jump-max {hours}h)")
         }
-        Ok(_) => {}
-        Err(error) if known => eprintln!(
-            "warning: SKU {}: {error:#}. What the journal says counts; change units by restock.",
-            sku.name
-        ),
-        Err(error) => return Err(error.context(format!("SKU {}", sku.name))),
+        _ => anyhow::Error::new(error).context(format!("can't start on {dir}")),
     }
-    Ok(())
+}
+
+fn actor() -> UserId {
+    UserId::from_text("serve")
+}
+
+fn define(handle: &Handle, sku: &SkuArg, rules: Rules) -> Result<SkuId> {
+    let known = handle.sku(sku.name.as_str());
+    let command = DefineSku::new(actor(), sku.name.clone(), sku.units).rules(rules)?;
+    match (settle(handle, command), known) {
+        (Ok(id), _) => Ok(id),
+        (Err(error), Some(id)) => {
+            eprintln!(
+                "warning: SKU {}: {error:#}. What the journal says counts; change units by restock.",
+                sku.name
+            );
+            Ok(id)
+        }
+        (Err(error), None) => Err(error.context(format!("SKU {}", sku.name))),
+    }
 }
 
 fn settle<C: Ask>(handle: &Handle, command: C) -> Result<C::Accepted> {

@@ -2,21 +2,47 @@
 
 use std::io;
 
-/// Completes at SIGTERM or SIGINT.
+/// SIGTERM and SIGINT, caught from the moment this is made.
 #[cfg(unix)]
-pub(crate) async fn signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+pub(crate) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
-/// Completes at Ctrl-C.
+#[cfg(unix)]
+impl Signals {
+    /// Called inside a runtime.
+    pub(crate) fn catch() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Completes at the first of them.
+    pub(crate) async fn first(mut self) -> io::Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        Ok(())
+    }
+}
+
+/// Ctrl-C.
 #[cfg(not(unix))]
-pub(crate) async fn signal() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+pub(crate) struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    /// It is caught once it is waited for.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Completes at it.
+    pub(crate) async fn first(self) -> io::Result<()> {
+        tokio::signal::ctrl_c().await
+    }
 }

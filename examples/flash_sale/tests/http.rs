@@ -2,28 +2,10 @@
 
 mod common;
 
-use common::{Server, flash_sale, token, token_valid};
+use common::{ONE, Server, flash_sale, sale, token, token_valid};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-
-const ONE: &str = r#"{"sku_id":"SNEAKER","quantity":1}"#;
-
-fn sale(units: u32, flags: &[&str]) -> (tempfile::TempDir, Server) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let sku = format!("SNEAKER={units}");
-    let mut all = vec![
-        "--sku",
-        &sku,
-        "--sku",
-        "LACES=100",
-        "--payment-latency",
-        "0s",
-    ];
-    all.extend(flags);
-    let server = Server::start(&dir.path().join("journal"), &all);
-    (dir, server)
-}
 
 #[test]
 fn a_unit_is_reserved_paid_and_sold() {
@@ -328,55 +310,23 @@ fn unknown_addresses_and_methods_are_told_apart() {
 }
 
 #[test]
-fn operators_restock_return_and_end_under_a_key() {
-    let (_dir, server) = sale(1, &[]);
-    let ann = token("ann");
-    let id = server
-        .reserve(&ann, "k", ONE)
-        .is(201)
-        .text("reservation_id");
-    server.checkout(&ann, &id, "card").is(200);
-    let headers = [
-        ("authorization", &*format!("Bearer {ann}")),
-        ("idempotency-key", "x"),
-    ];
-    let path = "/api/admin/products/SNEAKER/restock";
-    server
-        .ask("POST", path, &headers, r#"{"units":5}"#)
-        .is_problem(403, "admin_only");
-
-    let units = r#"{"units":5,"reason":"delivery"}"#;
-    for _ in 0..2 {
-        let total = server
-            .admin("products/SNEAKER/restock", "a1", units)
-            .is(200);
-        assert_eq!(total.json()["total"], 6, "the same key counts once");
+fn the_depletion_rate_follows_the_sale() {
+    let (_dir, server) = sale(9, &[]);
+    let rate = || {
+        let metrics = server.get("/metrics").is(200).body;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("depletion_rate{sku=\"SNEAKER\"} "));
+        let rate: f64 = line.and_then(|rate| rate.parse().ok()).expect("a rate");
+        rate
+    };
+    assert!(rate().abs() < 1e-9);
+    server.reserve(&token("ann"), "k", ONE).is(201);
+    let end = Instant::now() + Duration::from_secs(10);
+    while rate() <= 0.0 {
+        assert!(Instant::now() < end, "no unit is seen to leave");
     }
-    server
-        .admin("products/SNEAKER/restock", "a2", r#"{"units":-6}"#)
-        .is_problem(409, "total_out_of_range");
-    server
-        .admin("products/SNEAKER/restock", "", units)
-        .is_problem(400, "idempotency_key_missing");
-    server
-        .admin("products/SNEAKER/return", "a3", r#"{"units":2}"#)
-        .is_problem(409, "exceeds_sold");
-    let returned = server
-        .admin(&format!("reservations/{id}/return"), "a4", "")
-        .is(200);
-    assert_eq!(returned.json()["returned"], 1);
-    server.reserve(&ann, "k2", ONE).is(201);
-    server
-        .admin("products/SNEAKER/pause", "a5", r#"{"what":"everything"}"#)
-        .is_problem(400, "bad_request");
-    server.admin("products/SNEAKER/close", "a6", "").is(200);
-    server
-        .reserve(&token("bob"), "k", ONE)
-        .is_problem(409, "not_open");
-    server.admin("products/SNEAKER/end", "a7", "").is(200);
-    server
-        .admin("products/SNEAKER/dance", "a8", "")
-        .is_problem(404, "not_found");
+    assert!(rate() <= 1.1, "one unit, one second at least");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::load::pacer::Rates;
 use crate::load::run_name;
 use crate::payment::SimulatedGateway;
 use crate::report::{EngineFigures, Receipts, Report, Sample, Settings};
-use crate::sale::{self, Folder, Terms};
+use crate::sale::{self, Bounds, Folder, Terms};
 use crate::serve::{Config, Server};
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
@@ -98,7 +98,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         per_user: 1,
         closed: false,
     };
-    let engine = sale::open(folder.path(), std::slice::from_ref(&sku), &terms)?;
+    let engine = sale::open(
+        folder.path(),
+        std::slice::from_ref(&sku),
+        &terms,
+        &Bounds::default(),
+    )?;
     let handle = engine.handle();
     let id = handle.sku(sku.name.as_str()).context("just defined")?;
     let started_at = handle.now();

@@ -11,7 +11,7 @@ use super::crowd::share;
 use super::record::{Ending, Kind, Outcome, Recorder};
 use crate::cli::SkuArg;
 use crate::engine::{BusyReason, CommandError, Handle, Ticket};
-use crate::sale::{self, Folder, Terms};
+use crate::sale::{self, Bounds, Folder, Terms};
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         per_user: 1,
         closed: false,
     };
-    let engine = sale::open(folder.path(), &[sku], &terms)?;
+    let engine = sale::open(folder.path(), &[sku], &terms, &Bounds::default())?;
     let handle = engine.handle();
     let sku = handle.sku(&args.sku).context("the SKU was just defined")?;
     let recorder = Arc::new(Recorder::new());

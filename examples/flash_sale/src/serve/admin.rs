@@ -2,13 +2,15 @@
 //!
 //! | address | body |
 //! |---|---|
+//! | `/api/admin/skus` | `{"sku_id":"SNEAKER","units":100}`, with `hold_ms` (120000), `per_user` (1) and `per_request` (0) as need be; 0 is no limit |
 //! | `/api/admin/products/{sku}/open`, `close`, `end` | |
 //! | `/api/admin/products/{sku}/pause`, `resume` | `{"what":"reservations"}` or `"confirms"` |
 //! | `/api/admin/products/{sku}/restock` | `{"units":100}`; negative units withdraw |
 //! | `/api/admin/products/{sku}/return` | `{"units":1}`: sold units come back, without naming the sale |
 //! | `/api/admin/reservations/{id}/return` | `{}` for all of it, or a cart |
 //!
-//! Each takes a `reason`, of which the log keeps 16 bytes.
+//! Each but the first takes a `reason`, of which the log keeps 16 bytes. A SKU is defined once: its sale is closed until it
+//! is opened, its rules stay, and the same definition again changes nothing.
 
 use super::app::{App, idempotency_key};
 use super::body::{Body, json, read_json};
@@ -20,7 +22,8 @@ use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json as object;
 use stockade::types::{
-    Adjust, Gate, IdempotencyKey, Line, Lines, Reason, Return, SetGate, SkuId, UserId,
+    Adjust, DefineSku, Gate, IdempotencyKey, Line, Lines, Reason, Return, Rules, SetGate, SkuId,
+    SkuName, TOTAL_MAX, UserId,
 };
 
 #[derive(Deserialize, Default)]
@@ -31,6 +34,61 @@ struct AdminBody {
     reason: String,
     #[serde(flatten)]
     cart: Option<CartBody>,
+}
+
+/// Rules stay as they are defined: a member that is misspelt must not be passed over.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DefineBody {
+    sku_id: String,
+    units: u64,
+    hold_ms: Option<u32>,
+    per_user: Option<u32>,
+    per_request: Option<u32>,
+}
+
+impl DefineBody {
+    fn command(&self, key: IdempotencyKey) -> Result<DefineSku, Problem> {
+        let invalid = |error: String| Problem::bad_request("bad_request", error);
+        let name = SkuName::new(&self.sku_id).map_err(|error| invalid(error.to_string()))?;
+        if self.units > TOTAL_MAX {
+            let text = format!("{} units: give 0 to {TOTAL_MAX}", self.units);
+            return Err(Problem::bad_request("quantity_invalid", text));
+        }
+        let default = Rules::default();
+        let limit = |given: Option<u32>, default: Option<u32>| {
+            given.map_or(default, |units| (units > 0).then_some(units))
+        };
+        let rules = Rules {
+            hold_ms: self.hold_ms.unwrap_or(default.hold_ms),
+            per_user: limit(self.per_user, default.per_user),
+            per_request: limit(self.per_request, default.per_request),
+            ..default
+        };
+        DefineSku::new(actor(), name, self.units)
+            .key(key)
+            .rules(rules)
+            .map_err(|error| invalid(error.to_string()))
+    }
+}
+
+/// `/api/admin/skus`
+pub(crate) async fn define(
+    app: &App,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Problem> {
+    let (head, body) = request.into_parts();
+    app.admit_admin(&head.headers)?;
+    let key = idempotency_key(&head.headers)?;
+    let body: DefineBody = read_json(body).await?;
+    let command = body.command(key)?;
+    let name = command.name.clone();
+    app.ask(command, &[]).await?;
+    app.catalogue.grow();
+    Ok(json(
+        StatusCode::CREATED,
+        &object!({"sku_id": name.as_str(), "units": body.units}),
+    ))
 }
 
 /// One request of an operator.
@@ -53,7 +111,7 @@ pub(crate) async fn post(
     app.admit_admin(&head.headers)?;
     let operation = Operation {
         app,
-        actor: UserId::from_text("admin"),
+        actor: actor(),
         key: idempotency_key(&head.headers)?,
         body: read_json(body).await?,
     };
@@ -150,6 +208,10 @@ impl Operation<'_> {
     fn reason(&self) -> Reason {
         Reason::new(&self.body.reason)
     }
+}
+
+fn actor() -> UserId {
+    UserId::from_text("admin")
 }
 
 /// The SKU as a line, for a refusal to name it.

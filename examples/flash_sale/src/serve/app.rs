@@ -1,5 +1,7 @@
 //! What every request can use: the engine's handle, the SKUs by name, who may do what, and the counters.
 
+use super::catalogue::Catalogue;
+use super::depletion::Depletion;
 use super::metrics::Metrics;
 use super::problem::Problem;
 use crate::engine::{Ask, Handle, Ticket};
@@ -7,11 +9,10 @@ use crate::payment::PaymentGateway;
 use crate::token::{Secrets, TokenError, Verifier};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use stockade::types::{IdempotencyKey, Line, SkuId, SkuName, UserId};
+use stockade::types::{IdempotencyKey, Line, UserId};
 use tokio::sync::Semaphore;
 
 /// How long a request waits for its decision; then its outcome is unknown to it.
@@ -24,6 +25,7 @@ const STREAMS_MAX: usize = 1_024;
 pub(crate) struct App {
     pub(crate) handle: Handle,
     pub(crate) catalogue: Catalogue,
+    pub(crate) depletion: Depletion,
     pub(crate) gateway: Arc<dyn PaymentGateway>,
     pub(crate) metrics: Metrics,
     pub(crate) streams: Arc<Semaphore>,
@@ -35,7 +37,8 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(handle: Handle, secrets: Secrets, gateway: Arc<dyn PaymentGateway>) -> Self {
         Self {
-            catalogue: Catalogue::new(&handle),
+            catalogue: Catalogue::new(handle.clone()),
+            depletion: Depletion::default(),
             handle,
             gateway,
             metrics: Metrics::default(),
@@ -97,47 +100,14 @@ impl App {
     ) -> Result<C::Accepted, Problem> {
         match tokio::time::timeout(DECISION_TIME_MAX, self.submit(command)?).await {
             Ok(Ok(accepted)) => Ok(accepted),
-            Ok(Err(error)) => Err(Problem::command(&error, |line| {
-                let sku = lines.get(usize::from(line))?.sku;
-                self.catalogue.name(sku)
-            })),
+            Ok(Err(error)) => {
+                let names = self.catalogue.names();
+                Err(Problem::command(&error, |line| {
+                    names.name(lines.get(usize::from(line))?.sku)
+                }))
+            }
             Err(_) => Err(Problem::outcome_unknown()),
         }
-    }
-}
-
-/// The SKUs of the sale. They are known before the first request, and stay.
-pub(crate) struct Catalogue {
-    ids: HashMap<String, SkuId>,
-    names: Vec<SkuName>,
-}
-
-impl Catalogue {
-    fn new(handle: &Handle) -> Self {
-        let mut skus = handle.skus();
-        skus.sort_by_key(|&(id, _)| id);
-        Self {
-            ids: skus
-                .iter()
-                .map(|(id, name)| (name.as_str().to_owned(), *id))
-                .collect(),
-            names: skus.into_iter().map(|(_, name)| name).collect(),
-        }
-    }
-
-    /// By its name as clients write it: white space around it does not count.
-    pub(crate) fn id(&self, name: &str) -> Result<SkuId, Problem> {
-        let id = self.ids.get(name.trim()).copied();
-        id.ok_or_else(|| Problem::unknown_sku(name))
-    }
-
-    pub(crate) fn name(&self, id: SkuId) -> Option<&SkuName> {
-        self.names.get(id.0 as usize)
-    }
-
-    /// All of them, in the engine's order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SkuId, &SkuName)> {
-        (0..).map(SkuId).zip(&self.names)
     }
 }
 

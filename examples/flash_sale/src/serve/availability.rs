@@ -21,23 +21,25 @@ thread_local! {
 /// Answers.
 pub(crate) fn get(app: &App, name: &str) -> Result<Response<Body>, Problem> {
     let id = app.catalogue.id(name)?;
-    let (Some(now), Some(name)) = (app.handle.availability(id), app.catalogue.name(id)) else {
+    let Some(now) = app.handle.availability(id) else {
         return Err(Problem::unknown_sku(name));
     };
     let index = id.0 as usize;
-    let bytes = RENDERED.with_borrow_mut(|rendered| {
+    let bytes = RENDERED.with_borrow_mut(|rendered| -> Result<Bytes, Problem> {
         if rendered.len() <= index {
             rendered.resize(index + 1, None);
         }
         match &mut rendered[index] {
-            Some((of, bytes)) if *of == now => bytes.clone(),
+            Some((of, bytes)) if *of == now => Ok(bytes.clone()),
             stale => {
-                let bytes = render(name, &now);
+                let names = app.catalogue.names();
+                let known = names.name(id).ok_or_else(|| Problem::unknown_sku(name))?;
+                let bytes = render(known, &now);
                 *stale = Some((now, bytes.clone()));
-                bytes
+                Ok(bytes)
             }
         }
-    });
+    })?;
     let mut response = of_type(StatusCode::OK, "application/json", bytes);
     response
         .headers_mut()

@@ -1,6 +1,6 @@
 //! A cart as JSON: `{"sku_id","quantity"}` or `{"lines":[{"sku_id","quantity"}, ..]}`.
 
-use super::app::Catalogue;
+use super::catalogue::{Catalogue, Names};
 use super::problem::Problem;
 use serde::{Deserialize, Serialize};
 use stockade::types::{LINES_MAX, Line, Lines, QUANTITY_MAX};
@@ -85,11 +85,11 @@ fn build(lines: impl Iterator<Item = Line>) -> Result<Lines, Problem> {
 }
 
 /// The lines with their names.
-pub(crate) fn view<'a>(catalogue: &'a Catalogue, lines: &[Line]) -> Vec<LineView<'a>> {
+pub(crate) fn view<'a>(names: &'a Names, lines: &[Line]) -> Vec<LineView<'a>> {
     lines
         .iter()
         .map(|line| LineView {
-            sku_id: catalogue
+            sku_id: names
                 .name(line.sku)
                 .map_or("", stockade::types::SkuName::as_str),
             quantity: line.quantity,

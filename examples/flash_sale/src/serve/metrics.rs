@@ -108,16 +108,17 @@ fn render_stock(app: &App, out: &mut String) {
     );
     let mut stocks = Vec::new();
     let mut oversold = 0;
-    for (id, name) in app.catalogue.iter() {
+    let names = app.catalogue.names();
+    for (id, name) in names.iter() {
         if let Some(stock) = app.handle.availability(id) {
             oversold += (stock.reserved + stock.sold).saturating_sub(stock.total);
             let name = name.as_str().replace('\\', "\\\\").replace('"', "\\\"");
-            stocks.push((name, stock));
+            stocks.push((name, stock, app.depletion.rate(id)));
         }
     }
     line(out, "oversell_count", "", oversold);
     kind(out, "stock_units", "gauge", "Units of a SKU by state");
-    for (name, stock) in &stocks {
+    for (name, stock, _) in &stocks {
         for (state, units) in [
             ("available", stock.available),
             ("reserved", stock.reserved),
@@ -127,6 +128,15 @@ fn render_stock(app: &App, out: &mut String) {
             let labels = format!("{{sku=\"{name}\",state=\"{state}\"}}");
             line(out, "stock_units", &labels, units);
         }
+    }
+    kind(
+        out,
+        "depletion_rate",
+        "gauge",
+        "Units per second that left available, over the last 10 s",
+    );
+    for (name, _, rate) in &stocks {
+        line(out, "depletion_rate", &format!("{{sku=\"{name}\"}}"), rate);
     }
 }
 

@@ -15,8 +15,10 @@ mod app;
 mod availability;
 mod body;
 mod cart;
+mod catalogue;
 mod checkout;
 mod connection;
+mod depletion;
 mod metrics;
 mod peer;
 mod problem;
@@ -28,11 +30,12 @@ mod stream;
 use crate::cli::{SkuArg, duration};
 use crate::engine::Handle;
 use crate::payment::{PaymentGateway, SimulatedGateway};
-use crate::sale::{self, Terms};
-use crate::shutdown;
+use crate::sale::{self, Bounds, Terms};
+use crate::shutdown::Signals;
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
 use app::App;
+use depletion::Depletion;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -67,6 +70,13 @@ pub(crate) struct Args {
     /// Leave the sale of a new SKU closed until an operator opens it
     #[arg(long)]
     closed: bool,
+    /// Requests that may be in line, rounded up to a power of two; more are answered 429
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    queue: u32,
+    /// How far the clock may be ahead of a journal with live holds; further, and the start is refused, because these
+    /// holds would all lapse at once
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    clock_jump_max: Duration,
     /// Server threads; by default one per core
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -89,7 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         per_user: args.per_user,
         closed: args.closed,
     };
-    let engine = sale::open(&args.data, &args.sku, &terms)?;
+    let bounds = Bounds {
+        queue: args.queue as usize,
+        clock_jump_max: args.clock_jump_max,
+    };
+    let engine = sale::open(&args.data, &args.sku, &terms, &bounds)?;
     let config = Config {
         listen: args.listen,
         threads: args.threads,
@@ -107,8 +121,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for warning in engine.handle().health().warnings {
         eprintln!("warning: {warning}");
     }
+    // Caught before anybody can know that we listen.
+    let signals = {
+        let _inside = server.runtime().enter();
+        Signals::catch()?
+    };
     println!("listening on http://{}", server.address());
-    server.runtime().block_on(shutdown::signal())?;
+    server.runtime().block_on(signals.first())?;
     eprintln!("shutting down");
     server.stop();
     let report = engine.shutdown(DRAIN_TIME);
@@ -157,6 +176,8 @@ impl Server {
         })?;
         let address = listener.local_addr()?;
         let app = Arc::new(App::new(handle, config.secrets, config.gateway));
+        let watched = app.clone();
+        runtime.spawn(async move { Depletion::watch(&watched).await });
         let (stop, stopped) = watch::channel(false);
         let listener = {
             let _inside = runtime.enter();

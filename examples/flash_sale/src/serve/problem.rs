@@ -7,7 +7,7 @@
 //! | 402 | `payment_declined` (the hold is kept) |
 //! | 404, 405 | `not_found`, `unknown_sku`, `unknown_reservation`; `method_not_allowed` |
 //! | 408, 413 | `request_timeout`, `body_too_large` |
-//! | 409 | `sold_out`, `user_limit`, `request_limit`, `hold_limit`, `not_open`, `paused`, `key_conflict`, `in_payment`, `confirmed`, ... |
+//! | 409 | `sold_out`, `user_limit`, `request_limit`, `hold_limit`, `not_open`, `paused`, `key_conflict`, `sku_differs`, `in_payment`, `confirmed`, ... |
 //! | 410 | `expired`, `released`, `too_old`, `refunded` |
 //! | 429 | `queue_full`, with `queue_depth` and Retry-After |
 //! | 503 | `halted`, `draining`, `busy`, `not_decided`, `outcome_unknown` |
@@ -122,7 +122,9 @@ impl Problem {
             Refusal::NotOpen {
                 opens_at: Some(at), ..
             } => problem.with("opens_at", at.to_string()),
-            Refusal::KeyConflict { field } => problem.with("field", field.name()),
+            Refusal::KeyConflict { field } | Refusal::SkuDiffers { field } => {
+                problem.with("field", field.name())
+            }
             Refusal::Paused { .. } | Refusal::Busy { .. } | Refusal::InPayment { .. } => {
                 problem.retry_after(2)
             }

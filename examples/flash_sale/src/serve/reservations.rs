@@ -33,6 +33,7 @@ pub(crate) async fn get(
     let found = find(app, parse(id)?, user).await?;
     let live = found.status.is_live();
     let now = app.handle.now();
+    let names = app.catalogue.names();
     Ok(json(
         StatusCode::OK,
         &View {
@@ -40,7 +41,7 @@ pub(crate) async fn get(
             status: found.status.name(),
             expires_at: live.then(|| found.expires_at.to_string()),
             expires_in_seconds: live.then(|| seconds_until(found.expires_at, now)),
-            lines: view(&app.catalogue, &found.lines),
+            lines: view(&names, &found.lines),
         },
     ))
 }

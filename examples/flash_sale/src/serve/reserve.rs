@@ -34,6 +34,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
         .key(key)
         .decide_by(now.plus(DECISION_TIME_MAX));
     let reservation = app.ask(command, named.as_slice()).await?;
+    let names = app.catalogue.names();
     Ok(json(
         StatusCode::CREATED,
         &ReservedView {
@@ -41,7 +42,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
             status: "RESERVED",
             expires_at: reservation.expires_at.to_string(),
             expires_in_seconds: seconds_until(reservation.expires_at, app.handle.now()),
-            lines: view(&app.catalogue, named.as_slice()),
+            lines: view(&names, named.as_slice()),
         },
     ))
 }

@@ -89,6 +89,9 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
             Route::Stream,
             decode(sku).and_then(|sku| stream::get(app, &sku)),
         ),
+        (&Method::POST, ["api", "admin", "skus", "", "", ""]) => {
+            (Route::Admin, admin::define(app, request).await)
+        }
         (&Method::POST, ["api", "admin", kind, name, action, ""]) => (
             Route::Admin,
             match decode(name) {
@@ -143,7 +146,9 @@ fn wrong_method(path: [&str; 6]) -> Outcome {
     let allowed = match path {
         ["api", "products", _, "availability" | "stream", "", ""]
         | ["livez" | "readyz" | "metrics", "", "", "", "", ""] => "GET",
-        ["api", "reserve" | "checkout", "", "", "", ""] | ["api", "admin", _, _, _, ""] => "POST",
+        ["api", "reserve" | "checkout", "", "", "", ""]
+        | ["api", "admin", "skus", "", "", ""]
+        | ["api", "admin", _, _, _, ""] => "POST",
         ["api", "reservations", _, "", "", ""] => "GET, DELETE",
         _ => return Err(Problem::not_found()),
     };

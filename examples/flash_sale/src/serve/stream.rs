@@ -33,13 +33,16 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
     };
     let (pieces, body) = mpsc::channel(BEHIND_MAX);
     let app = app.clone();
+    let names = app.catalogue.names();
+    let Some(name) = names.name(sku).cloned() else {
+        return Err(Problem::unknown_sku(name));
+    };
     tokio::spawn(async move {
         let _place = place;
         let mut sent_sequence = None;
         let mut last_piece = Instant::now();
         while !app.is_draining() {
-            let (Some(stock), Some(name)) = (app.handle.availability(sku), app.catalogue.name(sku))
-            else {
+            let Some(stock) = app.handle.availability(sku) else {
                 return;
             };
             let piece = if sent_sequence == Some(stock.sequence) {
@@ -48,7 +51,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
                 sent_sequence = Some(stock.sequence);
                 let mut event =
                     format!("id: {}\nevent: stock\ndata: ", stock.sequence).into_bytes();
-                event.extend_from_slice(&render(name, &stock));
+                event.extend_from_slice(&render(&name, &stock));
                 event.extend_from_slice(b"\n\n");
                 Some(Bytes::from(event))
             };

@@ -25,6 +25,16 @@ pub fn flash_sale() -> Command {
     command
 }
 
+/// The program or what runs it, told to serve `dir` on a free port.
+pub fn serve(mut command: Command, dir: &Path, flags: &[&str]) -> Command {
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2"])
+        .arg("--data")
+        .arg(dir)
+        .args(flags);
+    command
+}
+
 /// A bearer token of a user.
 pub fn token(user: &str) -> String {
     token_valid(user, "1h")
@@ -52,17 +62,12 @@ pub struct Server {
 impl Server {
     /// On `dir`, with further flags.
     pub fn start(dir: &Path, flags: &[&str]) -> Self {
-        let mut child = flash_sale()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--threads",
-                "2",
-                "--data",
-            ])
-            .arg(dir)
-            .args(flags)
+        Self::of(serve(flash_sale(), dir, flags))
+    }
+
+    /// As a command that serves.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -140,6 +145,26 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A cart of one unit.
+pub const ONE: &str = r#"{"sku_id":"SNEAKER","quantity":1}"#;
+
+/// A server with so many sneakers, and laces.
+pub fn sale(units: u32, flags: &[&str]) -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let sku = format!("SNEAKER={units}");
+    let mut all = vec![
+        "--sku",
+        &sku,
+        "--sku",
+        "LACES=100",
+        "--payment-latency",
+        "0s",
+    ];
+    all.extend(flags);
+    let server = Server::start(&dir.path().join("journal"), &all);
+    (dir, server)
 }
 
 #[derive(Debug)]
