@@ -84,11 +84,16 @@ impl Allocator {
             is_moved: false,
         };
         let place = self.holds.insert(&mut self.users, &new);
-        self.schedule(place);
+        if !self.deadlines.push(hold_ms, time, id) {
+            self.move_to_heap(place);
+        }
         self.cart = more;
         self.cart.clear();
         let decision = Decision::Reserved(Reservation { id, expires_at });
-        self.answer(CommandKind::Reserve, origin, decision, scope);
+        if let Some(key) = origin.key {
+            let entry = self.accepted(CommandKind::Reserve, origin, decision, scope);
+            self.keys.accept(&mut self.users, user, key, &entry);
+        }
         Ok(())
     }
 
@@ -123,11 +128,17 @@ impl Allocator {
 
     /// Enters a live hold under its deadline.
     pub(super) fn schedule(&mut self, place: u32) {
-        let hold = *self.holds.get(place);
+        let hold = self.holds.get(place);
         if hold.is_moved || !self.deadlines.push(hold.hold_ms, hold.time, hold.id) {
-            self.holds.get_mut(place).in_heap = true;
-            self.deadlines.push_moved(hold.time, hold.id, &self.holds);
+            self.move_to_heap(place);
         }
+    }
+
+    fn move_to_heap(&mut self, place: u32) {
+        let hold = self.holds.get_mut(place);
+        hold.in_heap = true;
+        let (time, id) = (hold.time, hold.id);
+        self.deadlines.push_moved(time, id, &self.holds);
     }
 
     /// Ends a live reservation and moves its units.
@@ -215,16 +226,26 @@ impl Allocator {
         decision: Decision,
         scope: Option<KeyScope>,
     ) {
-        if origin.key.is_some() {
-            let entry = AcceptedKey {
-                origin: *origin,
-                decided_at: self.now,
-                decision: decision.to_words(),
-                scope: scope.unwrap_or_default(),
-                kind,
-            };
+        if let Some(key) = origin.key {
             let user = self.users.find_or_insert(origin.user);
-            self.keys.accept(&mut self.users, user, &entry);
+            let entry = self.accepted(kind, origin, decision, scope);
+            self.keys.accept(&mut self.users, user, key, &entry);
+        }
+    }
+
+    fn accepted(
+        &self,
+        kind: CommandKind,
+        origin: &Origin,
+        decision: Decision,
+        scope: Option<KeyScope>,
+    ) -> AcceptedKey {
+        AcceptedKey {
+            origin: *origin,
+            decided_at: self.now,
+            decision: decision.to_words(),
+            scope: scope.unwrap_or_default(),
+            kind,
         }
     }
 }

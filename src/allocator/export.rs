@@ -281,8 +281,9 @@ impl Allocator {
                     scope,
                     kind,
                 };
+                let key = origin.key.ok_or("an accepted key is none")?;
                 let user = self.users.find_or_insert(origin.user);
-                self.keys.accept(&mut self.users, user, &entry);
+                self.keys.accept(&mut self.users, user, key, &entry);
             }
             StateRecord::RefusedKey {
                 decided_at,

@@ -283,10 +283,13 @@ impl Keys {
     }
 
     /// Remembers an answer to the user at a place. An older one of the same key, which time has ended, is found no more.
-    pub(super) fn accept(&mut self, users: &mut Users, user: u32, entry: &AcceptedKey) {
-        let Some(key) = entry.origin.key else {
-            return;
-        };
+    pub(super) fn accept(
+        &mut self,
+        users: &mut Users,
+        user: u32,
+        key: IdempotencyKey,
+        entry: &AcceptedKey,
+    ) {
         if users.get(user).keys > 0 {
             self.forget_accepted(users, user, entry.kind, key);
         }
