@@ -99,6 +99,9 @@ for bench in allocator engine journal ring ticket; do
     cargo bench --quiet -p stockade --profile release --bench "$bench" -- --test
 done
 
+step "peers, each row once and small"
+cargo run --quiet --release -p peers -- --test
+
 step "examples"
 for example in examples/*.rs; do
     name=$(basename "$example" .rs)
