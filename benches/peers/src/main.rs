@@ -4,7 +4,7 @@
 //! cargo run --release -p peers                      all rows, 5 rounds (some 10 minutes)
 //! cargo run --release -p peers -- --test            every row once and small, as a check
 //! cargo run --release -p peers -- --dir /mnt/disk   on another disk (default: the working directory)
-//! cargo run --release -p peers -- --rounds 3 --count 200000
+//! cargo run --release -p peers -- --rounds 3 --count 200000 --only fjall
 //! ```
 //!
 //! The job is a reservation of one unit of one hot SKU for a new user under a new key, and it is four things in one
@@ -54,6 +54,8 @@ struct Options {
     rounds: usize,
     count: usize,
     warm_up: usize,
+    /// The rows of one name, if set.
+    only: Option<String>,
 }
 
 impl Options {
@@ -63,6 +65,7 @@ impl Options {
             rounds: 5,
             count: 400_000,
             warm_up: 80_000,
+            only: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -77,7 +80,8 @@ impl Options {
                 "--dir" => options.dir = value.into(),
                 "--rounds" => options.rounds = value.parse().context("--rounds")?,
                 "--count" => options.count = value.parse().context("--count")?,
-                _ => anyhow::bail!("{argument}: give --test, --dir, --rounds or --count"),
+                "--only" => options.only = Some(value),
+                _ => anyhow::bail!("{argument}: give --test, --dir, --rounds, --count or --only"),
             }
         }
         ensure!(options.rounds > 0, "--rounds 0 measures nothing");
@@ -120,6 +124,9 @@ fn main() -> Result<()> {
         rows.extend(PEERS.map(|(name, _)| Row::new(name, Some(batch))));
     }
     rows.push(Row::new("stockade bulk", None));
+    if let Some(only) = &options.only {
+        rows.retain(|row| row.name == only);
+    }
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
         for row in &mut rows {
