@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test there is: `tests/all.sh`. Uses what is on the PATH, installs the rest where it is root, and fails loudly
-# where it can't. Needs Rust and Python 3 (for the oracle of
-# `rehearse`).
+# where it can't. Needs Rust, a C++ compiler (for the fuzzer's engine) and Python 3 (for the oracle of `rehearse`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +28,7 @@ command -v cargo >/dev/null 2>&1 || {
     exit 1
 }
 need python3 python3
+need c++ g++
 
 export CARGO_TERM_COLOR=never
 
@@ -63,10 +63,55 @@ step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \
     cargo test --quiet --profile loom --lib -p stockade loom_
 
+# Coverage needs no more of the compiler than these flags, so neither `cargo fuzz` nor a nightly; they go to the target
+# alone, for build scripts don't link with them. `FUZZ_SECONDS=600 tests/all.sh` looks longer.
+step "fuzz smoke"
+host=$(rustc -vV | sed -n 's/^host: //p')
+coverage=(
+    --cfg fuzzing
+    -Cpasses=sancov-module
+    -Cllvm-args=-sanitizer-coverage-level=4
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+    -Cllvm-args=-sanitizer-coverage-pc-table
+    -Cllvm-args=-sanitizer-coverage-trace-compares
+)
+RUSTFLAGS="${coverage[*]}" cargo build --quiet --release --manifest-path fuzz/Cargo.toml --locked --bins \
+    --target "$host" --target-dir target/fuzz
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+for target in fuzz/fuzz_targets/*.rs; do
+    name=$(basename "$target" .rs)
+    mkdir -p "fuzz/corpus/$name" "fuzz/artifacts/$name"
+    "target/fuzz/$host/release/$name" -max_total_time="${FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 \
+        -artifact_prefix="fuzz/artifacts/$name/" "fuzz/corpus/$name" >"$scratch/$name.log" 2>&1 || {
+        cat "$scratch/$name.log" >&2
+        exit 1
+    }
+    echo "-- $name: $(grep '^Done ' "$scratch/$name.log")"
+done
+
+# A package holds its tests whole, so that who has it can run them; what belongs to the workspace is not in it.
+step "package"
+cargo package --quiet -p stockade --offline --allow-dirty
+crate=$(ls -t "${CARGO_TARGET_DIR:-target}"/package/stockade-*.crate | head -n 1)
+tar -xzf "$crate" -C "$scratch"
+package=$scratch/$(basename "$crate" .crate)
+for file in README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT src/lib.rs benches/ring/main.rs tests/model/mod.rs; do
+    test -f "$package/$file" || { echo "the package has no $file" >&2; exit 1; }
+done
+for other in .ci fuzz benches/peers examples/flash_sale; do
+    test ! -e "$package/$other" || { echo "the package has $other" >&2; exit 1; }
+done
+cargo check --quiet --all-targets --offline --manifest-path "$package/Cargo.toml" \
+    --target-dir "${CARGO_TARGET_DIR:-target}/packaged"
+
 step "benches, each row once and small"
 for bench in allocator engine journal ring ticket; do
     cargo bench --quiet -p stockade --profile release --bench "$bench" -- --test
 done
+
+step "peers, each row once and small"
+cargo run --quiet --release -p peers -- --test
 
 step "examples"
 for example in examples/*.rs; do
@@ -76,8 +121,8 @@ for example in examples/*.rs; do
 done
 
 step "a whole sale"
-report=$(mktemp -d)
-trap 'rm -rf "$report"' EXIT
+report=$scratch/report
+mkdir "$report"
 cargo run --quiet --release -p flash-sale -- demo --report-dir "$report"
 test -s "$report/report.html"
 python3 - "$report/report.json" <<'PYTHON'

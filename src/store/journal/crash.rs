@@ -392,6 +392,41 @@ fn a_damaged_snapshot_is_passed_over_for_an_older_one() {
 }
 
 #[test]
+fn numbers_that_nothing_can_follow_are_refused_even_under_a_right_checksum() {
+    let (disk, history) = undisturbed(&options(Retention::Keep));
+    let newest = super::snapshot::snapshots(&disk).expect("it lists")[0];
+    let name = super::snapshot::snapshot_name(newest);
+    // Its batch, its sequence, and the segment that goes on; its name says the batch, too.
+    for (field, batch) in [(16, u64::MAX), (64, newest), (72, newest)] {
+        let disk = disk.after_kill();
+        disk.edit(&name, |bytes| {
+            bytes[field..field + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+            let check = *blake3::hash(&bytes[..4096 - 32]).as_bytes();
+            bytes[4096 - 32..4096].copy_from_slice(&check);
+        });
+        let forged = super::snapshot::snapshot_name(batch);
+        disk.rename(&name, &forged).expect("it is there");
+        let mut tally = Tally::default();
+        let replayed = replay(&disk, Some(0), true, &mut tally, &mut |_| {});
+        let warnings = replayed.expect("it is passed over").warnings;
+        assert!(warnings[0].contains(&forged), "field {field}: {warnings:?}");
+        tally.settle();
+        assert_eq!(&tally, history.state(), "field {field}");
+    }
+    for field in [16, 24] {
+        let disk = disk.after_kill();
+        disk.edit("segment-0000000001.log", |bytes| {
+            bytes[field..field + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+            let check = *blake3::hash(&bytes[..88]).as_bytes();
+            bytes[88..120].copy_from_slice(&check);
+        });
+        let read = replay(&disk, None, false, &mut Tally::default(), &mut |_| {});
+        let text = read.err().expect("it is refused").to_string();
+        assert!(text.contains("segment-0000000001.log, byte 0"), "{text}");
+    }
+}
+
+#[test]
 fn opening_vouches_for_everything_before_it() {
     let options = options(Retention::Keep);
     let (disk, mut history) = (SimDisk::default(), History::new());

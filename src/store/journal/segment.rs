@@ -16,7 +16,7 @@ use super::frame::SegmentKey;
 use super::{damaged, io_failed};
 use crate::store::StoreError;
 use crate::types::record::{Reader, Writer};
-use crate::types::{BatchHash, Token};
+use crate::types::{BatchHash, SEQUENCE_MAX, Token};
 use std::io;
 
 /// The version of a segment's, a frame's and a snapshot's layout.
@@ -64,6 +64,12 @@ pub(super) fn segment_name(index: u64) -> String {
 /// A file that is being made: without its final name it doesn't count, and an opening removes it.
 pub(super) fn unfinished(name: &str) -> String {
     format!("{name}{UNFINISHED}")
+}
+
+/// True if each of these can be followed by the next one. A log counts them up one by one and never gets there, so
+/// larger ones are forged; that they are refused keeps every `+ 1` from overflowing.
+pub(super) fn can_count_on(numbers: &[u64]) -> bool {
+    numbers.iter().all(|&number| number < SEQUENCE_MAX)
 }
 
 /// True for a file that was never finished.
@@ -125,6 +131,9 @@ impl SegmentHeader {
         let key = header.encode(&mut again);
         if check != key || again != *block {
             return Err("the segment's header is damaged".to_owned());
+        }
+        if !can_count_on(&[header.index, header.token.epoch]) {
+            return Err("the segment's numbers are out of range".to_owned());
         }
         Ok((header, key))
     }

@@ -12,7 +12,7 @@
 
 use super::disk::{Access, BLOCK, Blocks, Disk, DiskFile, Window, place};
 use super::scan::ChainEnd;
-use super::segment::{JOURNAL_VERSION, unfinished};
+use super::segment::{JOURNAL_VERSION, can_count_on, unfinished};
 use super::{damaged, fatal, io_failed};
 use crate::store::{Replica, StoreError};
 use crate::types::record::{RECORD_SIZE, Reader, Writer};
@@ -108,6 +108,9 @@ impl SnapshotHeader {
             sources: Vec::new(),
         };
         let (next_segment, records, body_hash) = (r.u64(), r.u64(), r.bytes());
+        if !can_count_on(&[chain.number, chain.sequence, next_segment]) {
+            return Err("the snapshot's numbers are out of range".to_owned());
+        }
         chain.sources.extend((0..sources).map(|_| SourcePosition {
             source: r.u64(),
             position: r.u64(),
