@@ -73,6 +73,9 @@
 //!   attributed is no trace, and one that can't be repeated in full is another answer.
 //! - How long things are remembered ([`types::Policy`]) is recorded in the log, so that a log replays to the same state
 //!   under any configuration.
+//! - Holds of one duration share a queue, whatever their SKUs. So a reserve that is short of units expires the overdue holds of other
+//!   SKUs that come before those of its own: each is expired once, by it or by the next sweep, and with the same result.
+//! - A user's first accepted key and first counter lie with the user: a new user, who has neither, costs one cache miss.
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]

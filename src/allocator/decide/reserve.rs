@@ -123,9 +123,6 @@ impl Allocator {
         }
         for (&line, index) in lines.as_slice().iter().zip(0_u16..) {
             let units = u64::from(line.quantity);
-            if self.stocks[line.sku.0 as usize].available >= units {
-                continue;
-            }
             while self.stocks[line.sku.0 as usize].available < units
                 && self.expire_earliest(line, batch)?
             {}
