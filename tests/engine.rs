@@ -11,8 +11,8 @@ use stockade::store::{
 };
 use stockade::types::{
     Batch, Clock, Confirm, Confirmation, DefineSku, EventKind, Gate, HoldStatus, IdempotencyKey,
-    ManualClock, Query, QueryAnswer, Refusal, Release, Reserve, Rules, SetGate, SkuId, SkuName,
-    Timestamp, UserId,
+    ManualClock, Query, QueryAnswer, Refusal, Release, Reserve, Rules, SaleStatus, SetGate, SkuId,
+    SkuName, Timestamp, UserId,
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -130,6 +130,39 @@ fn a_caller_reads_his_own_write() -> TestResult {
         assert_eq!(stock.reserved, n + 1);
         assert!(stock.sequence >= held.id.sequence());
     }
+    Ok(())
+}
+
+#[test]
+fn a_query_shows_a_sku_as_the_commands_before_it_left_it() -> TestResult {
+    let log = MemoryLog::default();
+    let shown = |handle: &Handle, sku| -> Result<_, CommandError> {
+        match handle.query(Query::Sku(sku)).expect("room").wait()? {
+            QueryAnswer::Sku(view) => Ok(view),
+            found => panic!("{found:?}"),
+        }
+    };
+    let engine = Engine::builder().store(MemoryStore::on(&log)).start()?;
+    let handle = engine.handle();
+    assert_eq!(shown(&handle, SkuId(0))?, None);
+    let define = DefineSku::new(ADMIN, SkuName::new("shown")?, 3);
+    let sku = handle.define_sku(define).expect("room").wait()?;
+    let view = shown(&handle, sku)?.expect("defined");
+    assert_eq!((view.status, view.sale), (SaleStatus::NeverOpened, 0));
+    let open = SetGate::new(ADMIN, sku, Gate::Open);
+    let (opened, held) = (handle.set_gate(open), handle.reserve(reserve(1, sku)));
+    let view = shown(&handle, sku)?.expect("defined");
+    assert_eq!((view.status, view.sale), (SaleStatus::Open, 1));
+    assert_eq!((view.available, view.reserved, view.total), (2, 1, 3));
+    assert_eq!(
+        (view.name.as_str(), view.rules),
+        ("shown", Rules::default())
+    );
+    opened.expect("room").wait()?;
+    held.expect("room").wait()?;
+    drop(engine);
+    let engine = Engine::builder().store(MemoryStore::on(&log)).start()?;
+    assert_eq!(shown(&engine.handle(), sku)?, Some(view), "L7");
     Ok(())
 }
 
