@@ -1,10 +1,12 @@
 //! The engine as a user meets it: threads, tickets, shutdown, restart, halting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stockade::cache::MemoryCache;
-use stockade::engine::{BusyReason, CommandError, Engine, EngineError, Handle, State, Step};
+use stockade::engine::{
+    BusyReason, CommandError, Engine, EngineError, Handle, Runner, State, Step,
+};
 use stockade::events::MemorySink;
 use stockade::store::{
     MemoryLog, MemoryStore, OpenRequest, Progress, Recovered, Replica, Store, StoreError,
@@ -482,6 +484,78 @@ fn a_store_that_can_not_commit_for_a_while_is_retried_and_deadlines_are_credited
     );
     assert!(clock.wall() > held.expires_at);
     assert!(!handle.health().is_degraded());
+    Ok(())
+}
+
+/// Warns of what it is told to.
+struct Worried {
+    inner: MemoryStore,
+    warnings: Arc<Mutex<Vec<String>>>,
+}
+
+impl Store for Worried {
+    fn open(
+        &mut self,
+        request: &OpenRequest,
+        replica: &mut dyn Replica,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Recovered, StoreError> {
+        self.inner.open(request, replica, progress)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.commit(batch)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().expect("no panic").clone()
+    }
+}
+
+#[test]
+fn a_warning_of_the_store_comes_and_goes_with_the_commits_at_most_once_a_second() -> TestResult {
+    let warnings = Arc::new(Mutex::new(vec!["slow disk".to_owned()]));
+    let warn = |texts: &[&str]| {
+        *warnings.lock().expect("no panic") = texts.iter().map(ToString::to_string).collect();
+    };
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_000_000_000)));
+    let engine = Engine::builder()
+        .store(Worried {
+            inner: MemoryStore::new(),
+            warnings: warnings.clone(),
+        })
+        .clock(clock.clone());
+    let (handle, mut runner) = engine.build()?;
+    let told = || handle.health().warnings;
+    assert_eq!(told(), ["slow disk"], "from the start");
+    let mut defined = 0;
+    let mut commit = |runner: &mut Runner| {
+        defined += 1;
+        let name = SkuName::new(&format!("SKU-{defined}")).expect("a name");
+        let ticket = handle.define_sku(DefineSku::new(ADMIN, name, 1));
+        runner.step().expect("it commits");
+        ticket.expect("room").wait().expect("defined");
+    };
+    warn(&[]);
+    clock.advance(Duration::from_millis(999));
+    commit(&mut runner);
+    assert_eq!(told(), ["slow disk"], "within the second");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(runner.step()?, Step::Idle(None));
+    assert_eq!(told(), ["slow disk"], "nothing was committed");
+    commit(&mut runner);
+    assert!(!handle.health().is_degraded());
+    warn(&["no snapshot", "no room"]);
+    commit(&mut runner);
+    assert!(!handle.health().is_degraded(), "within the next second");
+    clock.advance(Duration::from_secs(1));
+    commit(&mut runner);
+    assert_eq!(told(), ["no snapshot; no room"]);
+    warn(&["no room"]);
+    clock.advance(Duration::from_secs(60));
+    commit(&mut runner);
+    assert_eq!(told(), ["no room"]);
+    runner.shutdown()?;
     Ok(())
 }
 

@@ -285,11 +285,7 @@ impl EngineBuilder {
         });
         shared.vitals.warn("clock", start.warning);
         shared.vitals.warn("tail", recovered.dropped_tail.clone());
-        let warnings = self.store.warnings().join("; ");
-        shared.vitals.warn(
-            "store",
-            Some(warnings).filter(|warnings| !warnings.is_empty()),
-        );
+        shared.vitals.warn_all("store", &self.store.warnings());
         let has_listeners = !self.caches.is_empty() || !self.sinks.is_empty();
         let inbox = has_listeners
             .then(|| Arc::new(Inbox::new(!self.caches.is_empty(), !self.sinks.is_empty())));

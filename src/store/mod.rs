@@ -195,7 +195,8 @@ pub trait Store: Send {
         Ok(())
     }
 
-    /// What an operator should know, such as a file system that doesn't persist. Empty: nothing.
+    /// What an operator should know just now, such as a file system that doesn't persist. Empty: nothing. Asked after it was
+    /// opened, and after commits at most once a second: it must not wait.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
