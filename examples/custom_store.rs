@@ -76,7 +76,6 @@ impl Store for OneFile {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(fatal)?;
         let (batches, epoch, whole) = Self::read(&bytes);
-        file.set_len(whole as u64).map_err(fatal)?;
         let mut recovered = Recovered::default();
         for (batch, done) in batches.iter().zip(1..) {
             replica.apply(batch).map_err(fatal)?;
@@ -92,13 +91,15 @@ impl Store for OneFile {
                 total: Some(batches.len() as u64),
             });
         }
+        replica.complete().map_err(fatal)?;
         recovered.token = Token {
             epoch: epoch + 1,
             writer: request.writer,
         };
         let mut takeover = [0; 16];
         takeover[8..].copy_from_slice(&recovered.token.epoch.to_le_bytes());
-        file.write_all(&takeover)
+        file.set_len(whole as u64)
+            .and_then(|()| file.write_all(&takeover))
             .and_then(|()| file.sync_data())
             .map_err(fatal)?;
         self.file = Some(file);

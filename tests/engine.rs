@@ -1,18 +1,20 @@
 //! The engine as a user meets it: threads, tickets, shutdown, restart, halting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stockade::cache::MemoryCache;
-use stockade::engine::{BusyReason, CommandError, Engine, EngineError, Handle, State, Step};
+use stockade::engine::{
+    BusyReason, CommandError, Engine, EngineError, Handle, Runner, State, Step,
+};
 use stockade::events::MemorySink;
 use stockade::store::{
     MemoryLog, MemoryStore, OpenRequest, Progress, Recovered, Replica, Store, StoreError,
 };
 use stockade::types::{
     Batch, Clock, Confirm, Confirmation, DefineSku, EventKind, Gate, HoldStatus, IdempotencyKey,
-    ManualClock, Query, QueryAnswer, Refusal, Release, Reserve, Rules, SetGate, SkuId, SkuName,
-    Timestamp, UserId,
+    ManualClock, Query, QueryAnswer, Refusal, Release, Reserve, Rules, SaleStatus, SetGate, SkuId,
+    SkuName, Timestamp, UserId,
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -130,6 +132,39 @@ fn a_caller_reads_his_own_write() -> TestResult {
         assert_eq!(stock.reserved, n + 1);
         assert!(stock.sequence >= held.id.sequence());
     }
+    Ok(())
+}
+
+#[test]
+fn a_query_shows_a_sku_as_the_commands_before_it_left_it() -> TestResult {
+    let log = MemoryLog::default();
+    let shown = |handle: &Handle, sku| -> Result<_, CommandError> {
+        match handle.query(Query::Sku(sku)).expect("room").wait()? {
+            QueryAnswer::Sku(view) => Ok(view),
+            found => panic!("{found:?}"),
+        }
+    };
+    let engine = Engine::builder().store(MemoryStore::on(&log)).start()?;
+    let handle = engine.handle();
+    assert_eq!(shown(&handle, SkuId(0))?, None);
+    let define = DefineSku::new(ADMIN, SkuName::new("shown")?, 3);
+    let sku = handle.define_sku(define).expect("room").wait()?;
+    let view = shown(&handle, sku)?.expect("defined");
+    assert_eq!((view.status, view.sale), (SaleStatus::NeverOpened, 0));
+    let open = SetGate::new(ADMIN, sku, Gate::Open);
+    let (opened, held) = (handle.set_gate(open), handle.reserve(reserve(1, sku)));
+    let view = shown(&handle, sku)?.expect("defined");
+    assert_eq!((view.status, view.sale), (SaleStatus::Open, 1));
+    assert_eq!((view.available, view.reserved, view.total), (2, 1, 3));
+    assert_eq!(
+        (view.name.as_str(), view.rules),
+        ("shown", Rules::default())
+    );
+    opened.expect("room").wait()?;
+    held.expect("room").wait()?;
+    drop(engine);
+    let engine = Engine::builder().store(MemoryStore::on(&log)).start()?;
+    assert_eq!(shown(&engine.handle(), sku)?, Some(view), "L7");
     Ok(())
 }
 
@@ -449,6 +484,78 @@ fn a_store_that_can_not_commit_for_a_while_is_retried_and_deadlines_are_credited
     );
     assert!(clock.wall() > held.expires_at);
     assert!(!handle.health().is_degraded());
+    Ok(())
+}
+
+/// Warns of what it is told to.
+struct Worried {
+    inner: MemoryStore,
+    warnings: Arc<Mutex<Vec<String>>>,
+}
+
+impl Store for Worried {
+    fn open(
+        &mut self,
+        request: &OpenRequest,
+        replica: &mut dyn Replica,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Recovered, StoreError> {
+        self.inner.open(request, replica, progress)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.inner.commit(batch)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().expect("no panic").clone()
+    }
+}
+
+#[test]
+fn a_warning_of_the_store_comes_and_goes_with_the_commits_at_most_once_a_second() -> TestResult {
+    let warnings = Arc::new(Mutex::new(vec!["slow disk".to_owned()]));
+    let warn = |texts: &[&str]| {
+        *warnings.lock().expect("no panic") = texts.iter().map(ToString::to_string).collect();
+    };
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_000_000_000)));
+    let engine = Engine::builder()
+        .store(Worried {
+            inner: MemoryStore::new(),
+            warnings: warnings.clone(),
+        })
+        .clock(clock.clone());
+    let (handle, mut runner) = engine.build()?;
+    let told = || handle.health().warnings;
+    assert_eq!(told(), ["slow disk"], "from the start");
+    let mut defined = 0;
+    let mut commit = |runner: &mut Runner| {
+        defined += 1;
+        let name = SkuName::new(&format!("SKU-{defined}")).expect("a name");
+        let ticket = handle.define_sku(DefineSku::new(ADMIN, name, 1));
+        runner.step().expect("it commits");
+        ticket.expect("room").wait().expect("defined");
+    };
+    warn(&[]);
+    clock.advance(Duration::from_millis(999));
+    commit(&mut runner);
+    assert_eq!(told(), ["slow disk"], "within the second");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(runner.step()?, Step::Idle(None));
+    assert_eq!(told(), ["slow disk"], "nothing was committed");
+    commit(&mut runner);
+    assert!(!handle.health().is_degraded());
+    warn(&["no snapshot", "no room"]);
+    commit(&mut runner);
+    assert!(!handle.health().is_degraded(), "within the next second");
+    clock.advance(Duration::from_secs(1));
+    commit(&mut runner);
+    assert_eq!(told(), ["no snapshot; no room"]);
+    warn(&["no room"]);
+    clock.advance(Duration::from_secs(60));
+    commit(&mut runner);
+    assert_eq!(told(), ["no room"]);
+    runner.shutdown()?;
     Ok(())
 }
 

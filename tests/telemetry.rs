@@ -505,11 +505,11 @@ fn a_warning_is_logged_when_it_comes_and_when_it_goes_and_a_slow_commit_once() -
     waiting.wait()?;
     assert!(engine.shutdown(Duration::from_secs(10)).is_clean);
     let degraded = log.one("slow", Level::WARN, "degraded");
-    assert_eq!(degraded.field("kind"), "store");
+    assert_eq!(degraded.field("kind"), "commit");
     let warning = degraded.field("warning");
     assert!(warning.contains("the network is down"), "{warning}");
     let lifted = log.one("slow", Level::INFO, "warning lifted");
-    assert_eq!(lifted.field("kind"), "store");
+    assert_eq!(lifted.field("kind"), "commit");
     let slow = log.one("slow", Level::WARN, "slow commit");
     assert_eq!(slow.field("seconds"), "30.0");
     assert_eq!(recorder.gauge("stockade_warnings{engine=slow}"), Some(0.0));

@@ -532,6 +532,10 @@ impl Allocator {
                 };
                 QueryAnswer::Status(self.known(*kind, &origin).map(|known| known.decision))
             }
+            Query::Sku(sku) => {
+                let stock = self.stocks.get(sku.0 as usize);
+                QueryAnswer::Sku(stock.map(|stock| stock.view(*sku)))
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! One SKU: its stock, its rules and its gates. Every change of a count is checked here, so law L1 and the sum in
 //! law L2 can't be broken by arithmetic.
 
-use crate::types::{Availability, Gate, Refusal, Rules, SkuId, SkuName, TOTAL_MAX, Timestamp};
+use crate::types::{
+    Availability, Gate, Refusal, Rules, SaleStatus, SkuId, SkuName, SkuView, TOTAL_MAX, Timestamp,
+};
 
 /// What would have broken, if a change had been made.
 pub(super) type Broken = &'static str;
@@ -191,6 +193,36 @@ impl Stock {
             sequence,
             as_of,
             not_before,
+        }
+    }
+
+    /// Where its sale stands; never opened, its gates are those of one that has ended.
+    fn status(&self) -> SaleStatus {
+        if self.sale == 0 {
+            SaleStatus::NeverOpened
+        } else if self.gates.has_ended() {
+            SaleStatus::Ended
+        } else if self.gates.has(Gates::OPEN) {
+            SaleStatus::Open
+        } else {
+            SaleStatus::Closed
+        }
+    }
+
+    pub(super) fn view(&self, sku: SkuId) -> SkuView {
+        SkuView {
+            sku,
+            name: self.name.clone(),
+            rules: self.rules,
+            defined_total: self.defined_total,
+            total: self.total,
+            available: self.available,
+            reserved: self.reserved,
+            sold: self.sold,
+            sale: self.sale,
+            status: self.status(),
+            reservations_paused: self.gates.has(Gates::RESERVATIONS_PAUSED),
+            confirms_paused: self.gates.confirms_paused(),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::clock::LogicalClock;
 use super::committer::Committer;
 use super::health::Vitals;
 use super::reads::Reads;
+use super::replica::Candidate;
 use super::runner::{Core, Runner};
 use super::telemetry::Telemetry;
 use super::threads::Threads;
@@ -150,7 +151,7 @@ impl EngineBuilder {
     }
 
     /// How far the wall clock may be ahead of a log with live holds at the start. Default: 1 h. Beyond it the start is
-    /// refused, because all these holds would lapse at once.
+    /// refused, because all these holds would lapse at once, and the log is left as it is.
     pub fn clock_jump_max(mut self, jump: Duration) -> Self {
         self.clock_jump_max = jump;
         self
@@ -266,12 +267,9 @@ impl EngineBuilder {
         self.check()?;
         let telemetry = Telemetry::new(&self.name);
         let (allocator, recovered) = self.recover(&telemetry)?;
-        let mut allocator = allocator;
-        let has_live = allocator.next_deadline().is_some();
         let last_stamp = recovered.last_stamp.max(allocator.now());
         let time = Arc::clone(&self.clock);
-        let start =
-            LogicalClock::start(Arc::clone(&time), last_stamp, has_live, self.clock_jump_max)?;
+        let start = LogicalClock::start(Arc::clone(&time), last_stamp);
         let shared = Arc::new(Shared {
             name: self.name,
             vitals: Vitals::new(telemetry),
@@ -285,11 +283,7 @@ impl EngineBuilder {
         });
         shared.vitals.warn("clock", start.warning);
         shared.vitals.warn("tail", recovered.dropped_tail.clone());
-        let warnings = self.store.warnings().join("; ");
-        shared.vitals.warn(
-            "store",
-            Some(warnings).filter(|warnings| !warnings.is_empty()),
-        );
+        shared.vitals.warn_all("store", &self.store.warnings());
         let has_listeners = !self.caches.is_empty() || !self.sinks.is_empty();
         let inbox = has_listeners
             .then(|| Arc::new(Inbox::new(!self.caches.is_empty(), !self.sinks.is_empty())));
@@ -345,7 +339,8 @@ impl EngineBuilder {
         let writer = u128::from_le_bytes(writer.try_into().unwrap_or_default());
         let seed = u64::from_le_bytes(seed.try_into().unwrap_or_default());
         let limits = self.limits;
-        let mut allocator = Allocator::new(limits, seed);
+        let allocator = Allocator::new(limits, seed);
+        let mut candidate = Candidate::new(allocator, Arc::clone(&self.clock), self.clock_jump_max);
         let request = OpenRequest {
             shard: self.shard,
             writer,
@@ -356,17 +351,14 @@ impl EngineBuilder {
             log(now);
             (self.progress)(now);
         };
-        let recovered = self.store.open(&request, &mut allocator, &mut progress)?;
+        let opened = self.store.open(&request, &mut candidate, &mut progress);
+        let (allocator, recovered) = candidate.settle(opened)?;
         if allocator.sequence() != recovered.last_sequence {
             return Err(EngineError::Laws(vec![format!(
                 "the store says that its last event is {}, its log ends at {}",
                 recovered.last_sequence,
                 allocator.sequence()
             )]));
-        }
-        let audit = allocator.audit();
-        if !audit.is_ok() {
-            return Err(EngineError::Laws(audit.breaches));
         }
         telemetry.recovered(&recovered);
         Ok((allocator, recovered))

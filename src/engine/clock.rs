@@ -25,14 +25,16 @@ pub(super) struct ClockStart {
 }
 
 impl LogicalClock {
+    /// Whether logical time may start.
+    ///
     /// # Errors
     /// If the wall clock is more than `jump_max` ahead of a log with live holds: they would all lapse at once.
-    pub(super) fn start(
-        clock: Arc<dyn Clock>,
+    pub(super) fn check(
+        clock: &dyn Clock,
         last_stamp: Timestamp,
         has_live_holds: bool,
         jump_max: Duration,
-    ) -> Result<ClockStart, EngineError> {
+    ) -> Result<(), EngineError> {
         let wall = clock.wall();
         if has_live_holds && wall.since(last_stamp) > jump_max {
             return Err(EngineError::ClockAhead {
@@ -41,6 +43,11 @@ impl LogicalClock {
                 jump_max,
             });
         }
+        Ok(())
+    }
+
+    pub(super) fn start(clock: Arc<dyn Clock>, last_stamp: Timestamp) -> ClockStart {
+        let wall = clock.wall();
         let behind = last_stamp.since(wall);
         let warning = (behind > BEHIND_WARN).then(|| {
             format!(
@@ -54,7 +61,7 @@ impl LogicalClock {
             start: wall.max(last_stamp),
             start_monotonic,
         };
-        Ok(ClockStart { clock, warning })
+        ClockStart { clock, warning }
     }
 
     pub(super) fn now(&self) -> Timestamp {

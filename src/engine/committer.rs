@@ -15,6 +15,8 @@ use std::time::Duration;
 /// The first pause before a batch is offered again, and the longest.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(200);
+/// A store that commits is asked for its warnings so often.
+const WARNINGS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
     store: Box<dyn Store>,
@@ -24,6 +26,8 @@ pub(super) struct Committer {
     completions: CompletionBatch<Answer>,
     inbox: Option<Arc<Inbox>>,
     epoch: u64,
+    /// Not before this monotonic time the store is asked for its warnings again.
+    warnings_due: Duration,
 }
 
 impl Committer {
@@ -36,6 +40,7 @@ impl Committer {
         epoch: u64,
     ) -> Self {
         let completions = CompletionBatch::new();
+        let warnings_due = time.monotonic().saturating_add(WARNINGS_EVERY);
         Self {
             store,
             shared,
@@ -44,6 +49,7 @@ impl Committer {
             completions,
             inbox,
             epoch,
+            warnings_due,
         }
     }
 
@@ -58,7 +64,8 @@ impl Committer {
             turn.batch.seal(self.last_hash);
             let began = self.time.monotonic();
             self.commit(turn)?;
-            let commit = self.time.monotonic().saturating_sub(began);
+            let now = self.time.monotonic();
+            let commit = now.saturating_sub(began);
             took = Some(commit);
             self.shared.vitals.commit.record(commit);
             if commit > self.shared.stall_min {
@@ -70,6 +77,7 @@ impl Committer {
                 telemetry.slow_commit(turn.batch.header.number, commit);
             }
             self.last_hash = turn.batch.hash();
+            self.refresh_warnings(now);
         }
         self.publish(turn);
         self.answer(turn);
@@ -86,7 +94,7 @@ impl Committer {
                 Err(StoreError::Retryable(reason)) => {
                     self.shared
                         .vitals
-                        .warn("store", Some(format!("the store can't commit: {reason}")));
+                        .warn("commit", Some(format!("the store can't commit: {reason}")));
                     if self.shared.stop_by(self.time.monotonic()) {
                         return Err(StoreError::Retryable(reason));
                     }
@@ -95,11 +103,20 @@ impl Committer {
                 }
                 result => {
                     if pause > RETRY_MIN {
-                        self.shared.vitals.warn("store", None);
+                        self.shared.vitals.warn("commit", None);
                     }
                     return result;
                 }
             }
+        }
+    }
+
+    /// What the store began to warn of, or warns of no more.
+    fn refresh_warnings(&mut self, now: Duration) {
+        if now >= self.warnings_due {
+            self.warnings_due = now.saturating_add(WARNINGS_EVERY);
+            let warnings = self.store.warnings();
+            self.shared.vitals.warn_all("store", &warnings);
         }
     }
 

@@ -211,6 +211,11 @@ impl Vitals {
             .warned(kind, before.as_deref(), now.as_deref());
     }
 
+    /// Sets the warning of one kind to all of these, or lifts it if there are none.
+    pub(super) fn warn_all(&self, kind: &'static str, texts: &[String]) {
+        self.warn(kind, (!texts.is_empty()).then(|| texts.join("; ")));
+    }
+
     pub(super) fn health(&self) -> Health {
         let state = match self.state.load(Ordering::Acquire) {
             RUNNING => State::Running,

@@ -65,6 +65,9 @@ impl Store for MemoryStore {
                 total: Some(log.batches.len() as u64),
             });
         }
+        replica
+            .complete()
+            .map_err(|error| StoreError::Fatal(error.to_string()))?;
         log.token = Token {
             epoch: log.token.epoch + 1,
             writer: request.writer,

@@ -9,6 +9,7 @@
 //! Store ───────────────► Replica       writer ──────────────────────► Store
 //!        restore(record)*                       Ok: durable; the same batch again: Ok
 //!        apply(batch)*                          Retryable: again; anything else ends the writer
+//!        complete()
 //! ```
 //!
 //! An adapter of your own is proved by [`conformance`].
@@ -77,6 +78,9 @@ pub enum ReplicaError {
         /// What is wrong.
         what: String,
     },
+    /// The log is whole, and yet the writer doesn't want the role; the text says why.
+    #[error("{0}")]
+    Declined(String),
 }
 
 /// What the log is folded into: the engine's allocator, or a copy of it that makes snapshots.
@@ -92,6 +96,14 @@ pub trait Replica: Send {
     /// # Errors
     /// If it doesn't follow from the state.
     fn apply(&mut self, batch: &Batch) -> Result<(), ReplicaError>;
+
+    /// The whole log was given. A store asks before it takes the role, and only `Ok` lets it.
+    ///
+    /// # Errors
+    /// If the role is not wanted.
+    fn complete(&mut self) -> Result<(), ReplicaError> {
+        Ok(())
+    }
 
     /// Gives the state as a stream that `restore` takes.
     fn export(&self, out: &mut dyn FnMut(&StateRecord));
@@ -148,8 +160,8 @@ pub struct Recovered {
 /// One store serves one writer. Its calls come from one thread at a time, and `commit` is never called again after an
 /// error other than [`StoreError::Retryable`].
 pub trait Store: Send {
-    /// Takes the role under a new token and gives the committed log to `replica`, first a snapshot's records, if there
-    /// is one, then every batch after it, in order.
+    /// Gives the committed log to `replica`, first a snapshot's records, if there is one, then every batch after it, in
+    /// order; asks it whether that is [`complete`](Replica::complete), and takes the role under a new token.
     ///
     /// # Errors
     /// What keeps the store from being opened; nothing has been changed then.
@@ -195,7 +207,8 @@ pub trait Store: Send {
         Ok(())
     }
 
-    /// What an operator should know, such as a file system that doesn't persist. Empty: nothing.
+    /// What an operator should know just now, such as a file system that doesn't persist. Empty: nothing. Asked after it was
+    /// opened, and after commits at most once a second: it must not wait.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }

@@ -423,6 +423,8 @@ pub enum Query {
         /// The key.
         key: IdempotencyKey,
     },
+    /// One SKU: its name, rules, stock and gates.
+    Sku(SkuId),
 }
 
 /// Any of them, as it rides the ring. Admin commands are boxed: they are rare, and a slot stays small.

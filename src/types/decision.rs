@@ -4,7 +4,7 @@
 //! answer. Some are no decisions: what time or an operator will lift ([`Refusal::is_deferral`]) records nothing
 //! and leaves the key free.
 
-use super::{Line, PaymentRef, Refusal, ReservationId, SkuId, Timestamp, UserId};
+use super::{Line, PaymentRef, Refusal, ReservationId, SkuId, SkuView, Timestamp, UserId};
 
 /// A hold was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +159,8 @@ pub enum QueryAnswer {
     Reservations(Vec<ReservationView>),
     /// To [`Query::Status`](super::Query::Status).
     Status(Option<Decision>),
+    /// To [`Query::Sku`](super::Query::Sku); `None` if it is not defined.
+    Sku(Option<SkuView>),
 }
 
 /// What a ticket brings.

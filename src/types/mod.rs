@@ -53,7 +53,9 @@ pub use record::DecodeError;
 pub use refusal::{Bound, Refusal, RefusalCode};
 pub use refusal_record::RefusalRecord;
 pub(crate) use refusal_record::ms_until;
-pub use sku::{Availability, HOLD_DEFAULT_MS, HOLD_MAX_MS, Rules, RulesError, TOTAL_MAX};
+pub use sku::{
+    Availability, HOLD_DEFAULT_MS, HOLD_MAX_MS, Rules, RulesError, SaleStatus, SkuView, TOTAL_MAX,
+};
 pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};
 pub use time::{Timestamp, TimestampError};

@@ -1,6 +1,6 @@
-//! What is known of a SKU: the rules it is sold under, and its stock at one moment.
+//! What is known of a SKU: the rules it is sold under, its stock at one moment, and where its sale stands.
 
-use super::{SkuId, Timestamp};
+use super::{SkuId, SkuName, Timestamp};
 
 /// The default hold: 120 seconds.
 pub const HOLD_DEFAULT_MS: u32 = 120_000;
@@ -99,4 +99,58 @@ pub struct Availability {
     pub as_of: Timestamp,
     /// Where nothing is available but something is held: no held unit lapses before this time.
     pub not_before: Option<Timestamp>,
+}
+
+/// Where the sale of a SKU stands, as operators have set its [`Gate`](super::Gate)s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SaleStatus {
+    /// Defined, and no sale has ever begun.
+    NeverOpened,
+    /// Reservations may begin, unless they are paused or the [`Rules`]' times keep them out.
+    Open,
+    /// No new reservations; opened again, the same sale goes on.
+    Closed,
+    /// Over; opened again, the next sale begins.
+    Ended,
+}
+
+impl SaleStatus {
+    /// The word for it in JSON and SQL.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NeverOpened => "NEVER_OPENED",
+            Self::Open => "OPEN",
+            Self::Closed => "CLOSED",
+            Self::Ended => "ENDED",
+        }
+    }
+}
+
+/// A SKU, as a query shows it: `available + reserved + sold == total`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkuView {
+    /// Its index.
+    pub sku: SkuId,
+    /// What it is called.
+    pub name: SkuName,
+    /// Under which conditions it is sold.
+    pub rules: Rules,
+    /// The units that it was defined with.
+    pub defined_total: u64,
+    /// All units now, adjustments included.
+    pub total: u64,
+    /// Units a reservation may take.
+    pub available: u64,
+    /// Units held for users.
+    pub reserved: u64,
+    /// Units confirmed and not returned.
+    pub sold: u64,
+    /// The number of its current or last sale, from 1; 0 before the first.
+    pub sale: u32,
+    /// Where that sale stands.
+    pub status: SaleStatus,
+    /// An operator has paused new reservations.
+    pub reservations_paused: bool,
+    /// An operator has paused confirms.
+    pub confirms_paused: bool,
 }

@@ -14,7 +14,7 @@ use stockade::types::{
     Decision, DefineSku, Disposition, Expire, Field, Gate, HoldStatus, IdempotencyKey, Kept,
     LINES_PER_EVENT, Line, Lines, PaymentAttempt, PaymentFailed, PaymentRef, Policy, Query,
     QueryAnswer, Refusal, Release, Reservation, ReservationId, ReservationView, Reserve, Return,
-    Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
+    Rules, SaleStatus, SetGate, SkuId, SkuName, SkuView, TOTAL_MAX, Timestamp, UserId,
 };
 
 /// Different hold durations that an engine takes.
@@ -884,6 +884,30 @@ impl Model {
         }
     }
 
+    fn sku_view(&self, sku: SkuId) -> SkuView {
+        let stock = &self.skus[sku.0 as usize];
+        let status = match (stock.sale, stock.has_ended, stock.is_open) {
+            (0, ..) => SaleStatus::NeverOpened,
+            (_, true, _) => SaleStatus::Ended,
+            (_, false, true) => SaleStatus::Open,
+            (_, false, false) => SaleStatus::Closed,
+        };
+        SkuView {
+            sku,
+            name: stock.name.clone(),
+            rules: stock.rules,
+            defined_total: stock.defined_total,
+            total: stock.total,
+            available: stock.total - stock.reserved - stock.sold,
+            reserved: stock.reserved,
+            sold: stock.sold,
+            sale: stock.sale,
+            status,
+            reservations_paused: stock.reservations_paused,
+            confirms_paused: stock.confirms_paused,
+        }
+    }
+
     fn query(&self, query: &Query) -> QueryAnswer {
         match query {
             Query::Reservation(id) => {
@@ -898,6 +922,10 @@ impl Model {
             Query::Status { user, kind, key } => {
                 let known = self.known(*kind, *user, Some(*key));
                 QueryAnswer::Status(known.map(|known| known.decision))
+            }
+            Query::Sku(sku) => {
+                let known = (sku.0 as usize) < self.skus.len();
+                QueryAnswer::Sku(known.then(|| self.sku_view(*sku)))
             }
         }
     }

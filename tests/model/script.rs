@@ -314,9 +314,10 @@ impl<'a> Script<'a> {
     fn query(&mut self) -> Command {
         let (id, ..) = self.reservation();
         let user = self.user();
-        match self.below(3) {
+        match self.below(4) {
             0 => Query::Reservation(id),
             1 => Query::ReservationsOf(user),
+            2 => Query::Sku(self.sku()),
             _ => Query::Status {
                 user,
                 kind: self.pick(&KINDS),

@@ -15,7 +15,6 @@ mod cli;
 mod demo;
 mod engine;
 mod load;
-mod opened;
 mod payment;
 mod rehearse;
 mod report;

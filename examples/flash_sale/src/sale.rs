@@ -2,12 +2,14 @@
 
 use crate::cli::SkuArg;
 use crate::engine::{Ask, CommandError, Engine, EngineError, Handle, Limits};
-use crate::opened::{Opened, Watched};
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stockade::store::{JournalOptions, JournalStore};
-use stockade::types::{DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Rules, SetGate, SkuId, UserId};
+use stockade::types::{
+    DefineSku, Gate, HOLD_MAX_MS, LINES_MAX, Query, QueryAnswer, Rules, SaleStatus, SetGate, SkuId,
+    UserId,
+};
 
 /// A journal directory: kept, or gone with the program.
 pub(crate) enum Folder {
@@ -108,10 +110,9 @@ impl Default for Bounds {
 /// has is checked and never changed. The sale of one that was never opened is opened, also if it was defined long ago.
 pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms, bounds: &Bounds) -> Result<Engine> {
     let rules = terms.rules()?;
-    let opened = Opened::default();
     let engine = Engine::builder()
         .name("flash-sale")
-        .store(Watched::new(journal(dir), opened.clone()))
+        .store(journal(dir))
         .limits(sale_limits())
         .ring_capacity(bounds.queue)
         .clock_jump_max(bounds.clock_jump_max)
@@ -120,15 +121,13 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms, bounds: &Bounds) 
         .map_err(|error| start_failed(error, dir))?;
     let handle = engine.handle();
     for sku in skus {
-        let defined = define(&handle, sku, rules).and_then(|id| {
-            if terms.closed || opened.contains(id) {
+        let ready = define(&handle, sku, rules).and_then(|id| {
+            if terms.closed {
                 return Ok(());
             }
-            settle(&handle, SetGate::new(actor(), id, Gate::Open))
-                .map(|_| ())
-                .with_context(|| format!("opening the sale of SKU {}", sku.name))
+            open_first(&handle, id).with_context(|| format!("opening the sale of SKU {}", sku.name))
         });
-        if let Err(error) = defined {
+        if let Err(error) = ready {
             engine.shutdown(Duration::from_secs(5));
             return Err(error);
         }
@@ -175,6 +174,16 @@ fn define(handle: &Handle, sku: &SkuArg, rules: Rules) -> Result<SkuId> {
         }
         (Err(error), None) => Err(error.context(format!("SKU {}", sku.name))),
     }
+}
+
+/// Opens the sale of a SKU that never had one. Whoever defined it may have been cut off before he opened it.
+fn open_first(handle: &Handle, sku: SkuId) -> Result<()> {
+    if let QueryAnswer::Sku(Some(view)) = settle(handle, Query::Sku(sku))?
+        && view.status == SaleStatus::NeverOpened
+    {
+        settle(handle, SetGate::new(actor(), sku, Gate::Open))?;
+    }
+    Ok(())
 }
 
 fn settle<C: Ask>(handle: &Handle, command: C) -> Result<C::Accepted> {

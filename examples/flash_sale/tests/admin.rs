@@ -160,3 +160,60 @@ fn a_definition_that_can_not_be_is_answered_with_what_is_wrong() {
     let six = server.reserve(&ann, "3", r#"{"sku_id":"A","quantity":6}"#);
     six.is_problem(409, "request_limit");
 }
+
+#[test]
+fn operators_see_a_sku_with_its_rules_units_and_gates() {
+    let (_dir, server) = sale(3, &["--hold", "90s", "--per-user", "0"]);
+    let path = "/api/admin/skus/SNEAKER";
+    server.get(path).is_problem(401, "token_missing");
+    let ann = token("ann");
+    let as_ann = [("authorization", &*format!("Bearer {ann}"))];
+    server
+        .ask("GET", path, &as_ann, "")
+        .is_problem(403, "admin_only");
+    server.sku("BOOTS").is_problem(404, "unknown_sku");
+    server
+        .admin("skus/SNEAKER", "k", "")
+        .is_problem(405, "method_not_allowed");
+
+    server.reserve(&ann, "k", ONE).is(201);
+    server
+        .admin("products/SNEAKER/restock", "r", r#"{"units":4}"#)
+        .is(200);
+    let pause = r#"{"what":"confirms"}"#;
+    server.admin("products/SNEAKER/pause", "p", pause).is(200);
+    let shown = serde_json::json!({
+        "sku_id": "SNEAKER",
+        "status": "OPEN",
+        "sale": 1,
+        "reservations_paused": false,
+        "confirms_paused": true,
+        "units": 3,
+        "total": 7,
+        "available": 6,
+        "reserved": 1,
+        "sold": 0,
+        "hold_ms": 90_000,
+        "per_user": 0,
+        "per_request": 0,
+        "opens_at": null,
+        "closes_at": null,
+    });
+    assert_eq!(server.sku("SNEAKER").is(200).json(), shown);
+
+    let boots = r#"{"sku_id":"BOOTS","units":3}"#;
+    server.admin("skus", "d", boots).is(201);
+    let gates = [
+        ("", "NEVER_OPENED"),
+        ("open", "OPEN"),
+        ("close", "CLOSED"),
+        ("end", "ENDED"),
+    ];
+    for (gate, status) in gates {
+        if !gate.is_empty() {
+            let path = format!("products/BOOTS/{gate}");
+            server.admin(&path, gate, "").is(200);
+        }
+        assert_eq!(server.sku("BOOTS").is(200).text("status"), status);
+    }
+}

@@ -276,8 +276,10 @@ fn a_clock_far_ahead_of_live_holds_is_refused_and_the_message_names_the_flag() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let journal = dir.path().join("journal");
     let id = journal_with_a_hold(&journal, stamp(now().saturating_sub(HOUR + MINUTE)));
+    let before = contents(&journal);
     let text = refused(serve(flash_sale(), &journal, &[]));
     assert!(text.contains("set the clock"), "{text}");
+    assert!(contents(&journal) == before, "nothing was changed");
     let flag = text
         .split_once("--clock-jump-max ")
         .and_then(|(_, rest)| rest.split(')').next())

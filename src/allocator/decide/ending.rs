@@ -9,14 +9,10 @@ use crate::types::{
 
 impl Allocator {
     pub(super) fn release(&mut self, c: &Release, origin: &Origin, batch: &mut Batch) -> Decided {
-        let place = match self.settled_own(c.user, c.reservation, batch)? {
+        let place = match self.live_own(c.user, c.reservation, batch)? {
             Ok(place) => place,
             Err(refusal) => return refused(refusal),
         };
-        let status = self.holds.get(place).status;
-        if !status.is_live() {
-            return refused(Refusal::Ended { status });
-        }
         let payment = self
             .holds
             .payment(place)

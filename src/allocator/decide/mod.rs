@@ -233,17 +233,24 @@ impl Allocator {
         Ok(place)
     }
 
-    /// The same, of a user's own.
-    fn settled_own(
+    /// The same, of a user's own that has not ended.
+    fn live_own(
         &mut self,
         user: UserId,
         id: ReservationId,
         batch: &mut Batch,
     ) -> Result<Result<u32, Refusal>, Violation> {
-        Ok(match self.settled(id, batch)? {
-            None => Err(Refusal::UnknownReservation),
-            Some(place) if self.user_of(place) != user => Err(Refusal::NotOwner),
-            Some(place) => Ok(place),
+        let Some(place) = self.settled(id, batch)? else {
+            return Ok(Err(Refusal::UnknownReservation));
+        };
+        if self.user_of(place) != user {
+            return Ok(Err(Refusal::NotOwner));
+        }
+        let status = self.holds.get(place).status;
+        Ok(if status.is_live() {
+            Ok(place)
+        } else {
+            Err(Refusal::Ended { status })
         })
     }
 }

@@ -84,14 +84,10 @@ impl Allocator {
         origin: &Origin,
         batch: &mut Batch,
     ) -> Decided {
-        let place = match self.settled_own(c.user, c.reservation, batch)? {
+        let place = match self.live_own(c.user, c.reservation, batch)? {
             Ok(place) => place,
             Err(refusal) => return refused(refusal),
         };
-        let status = self.holds.get(place).status;
-        if !status.is_live() {
-            return refused(Refusal::Ended { status });
-        }
         let under_way = self
             .holds
             .payment(place)

@@ -16,6 +16,7 @@ enum Defect {
     ReportsAnotherHash,
     EpochStands,
     WriterIsForgotten,
+    TakesTheRoleUnasked,
     RefusesTheSameBatch,
     AppendsTheSameBatch,
     ComparesNumbersOnly,
@@ -29,7 +30,7 @@ enum Defect {
 }
 
 /// Every defect with the check that finds it first.
-const DEFECTS: [(Defect, &str); 17] = [
+const DEFECTS: [(Defect, &str); 18] = [
     (Defect::BornWithATail, "a new log is empty"),
     (
         Defect::LosesTheLastBatch,
@@ -46,6 +47,10 @@ const DEFECTS: [(Defect, &str); 17] = [
     (Defect::RecoveryEats, "recovery changes nothing"),
     (Defect::EpochStands, "every takeover has a new token"),
     (Defect::WriterIsForgotten, "every takeover has a new token"),
+    (
+        Defect::TakesTheRoleUnasked,
+        "a role that is declined stays where it is",
+    ),
     (
         Defect::RefusesTheSameBatch,
         "a lost acknowledgement is Ok and changes nothing",
@@ -116,6 +121,10 @@ impl Store for Broken {
         for batch in &log.batches {
             let applied = replica.apply(batch);
             applied.map_err(|error| StoreError::Fatal(error.to_string()))?;
+        }
+        if defect != Defect::TakesTheRoleUnasked {
+            let complete = replica.complete();
+            complete.map_err(|error| StoreError::Fatal(error.to_string()))?;
         }
         log.token = Token {
             epoch: if defect == Defect::EpochStands {

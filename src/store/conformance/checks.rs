@@ -1,7 +1,7 @@
 //! The checks. Each begins on a new log, and ends by opening it once more: a refused call must have left nothing.
 
 use super::Tally;
-use super::session::{NewStore, Session, expect, reopened};
+use super::session::{NewStore, Session, decline, expect, reopened};
 use crate::store::StoreError;
 use crate::types::{BatchHash, SourcePosition};
 
@@ -11,7 +11,7 @@ const LARGE_BATCH: u64 = 40_000;
 type Check = fn(&mut NewStore<'_>) -> Result<(), String>;
 
 /// Every check, by its claim.
-pub(super) const CHECKS: [(&str, Check); 13] = [
+pub(super) const CHECKS: [(&str, Check); 14] = [
     ("a new log is empty", new_log_is_empty),
     (
         "every commit is recovered, whole and in order",
@@ -22,6 +22,7 @@ pub(super) const CHECKS: [(&str, Check); 13] = [
         "every takeover has a new token",
         every_takeover_has_a_new_token,
     ),
+    ("a role that is declined stays where it is", declined),
     (
         "a lost acknowledgement is Ok and changes nothing",
         lost_acknowledgement,
@@ -92,6 +93,19 @@ fn every_takeover_has_a_new_token(new: &mut NewStore<'_>) -> Result<(), String> 
         epoch = session.token.epoch;
     }
     Ok(())
+}
+
+/// Declined while a writer is at work, whom a store that locks guards anyway, and when none is.
+fn declined(new: &mut NewStore<'_>) -> Result<(), String> {
+    let mut session = Session::open(new, 1)?;
+    session.history()?;
+    decline(new, 2)?;
+    let batch = session.next(3, 1);
+    session.commit(&batch)?;
+    let wanted = session.tally.clone();
+    drop(session);
+    decline(new, 3)?;
+    reopened(new, 4, &wanted).map(drop)
 }
 
 fn lost_acknowledgement(new: &mut NewStore<'_>) -> Result<(), String> {

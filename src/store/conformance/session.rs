@@ -1,10 +1,10 @@
 //! A store at work: what a check opens, offers and expects.
 
 use super::Tally;
-use crate::store::{OpenRequest, Recovered, Replica, Store, StoreError};
+use crate::store::{OpenRequest, Recovered, Replica, ReplicaError, Store, StoreError};
 use crate::types::{
     Batch, CommandKind, Event, EventKind, IdempotencyKey, Origin, Refusal, RefusalRecord,
-    ReservationId, SkuId, SourcePosition, Timestamp, Token, UserId,
+    ReservationId, SkuId, SourcePosition, StateRecord, Timestamp, Token, UserId,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -27,13 +27,8 @@ impl Session {
     pub(super) fn open(new: &mut NewStore<'_>, writer: u128) -> Result<Self, String> {
         let mut store = new();
         let mut tally = Tally::default();
-        let request = OpenRequest {
-            shard: 0,
-            writer,
-            replicas: Arc::new(|| Box::new(Tally::default())),
-        };
         let recovered = store
-            .open(&request, &mut tally, &mut |_| {})
+            .open(&request(writer), &mut tally, &mut |_| {})
             .map_err(|error| format!("it doesn't open: {error}"))?;
         tally.settle();
         let session = Self {
@@ -113,6 +108,44 @@ impl Session {
             Err(error) => Err(format!("{what} is refused by the wrong error: {error}")),
             Ok(()) => Err(format!("{what} is committed")),
         }
+    }
+}
+
+fn request(writer: u128) -> OpenRequest {
+    OpenRequest {
+        shard: 0,
+        writer,
+        replicas: Arc::new(|| Box::new(Tally::default())),
+    }
+}
+
+/// A replica that takes everything, and then doesn't want the role.
+#[derive(Default)]
+struct Declines(Tally);
+
+impl Replica for Declines {
+    fn restore(&mut self, record: &StateRecord) -> Result<(), ReplicaError> {
+        self.0.restore(record)
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<(), ReplicaError> {
+        self.0.apply(batch)
+    }
+
+    fn complete(&mut self) -> Result<(), ReplicaError> {
+        Err(ReplicaError::Declined("the kit declines".to_owned()))
+    }
+
+    fn export(&self, out: &mut dyn FnMut(&StateRecord)) {
+        self.0.export(out);
+    }
+}
+
+/// Opens the log for a writer that declines the role.
+pub(super) fn decline(new: &mut NewStore<'_>, writer: u128) -> Result<(), String> {
+    match new().open(&request(writer), &mut Declines::default(), &mut |_| {}) {
+        Err(_) => Ok(()),
+        Ok(_) => Err("it opens although the replica declines the role".to_owned()),
     }
 }
 

@@ -21,7 +21,7 @@
 //! told from a torn write, is dropped, and reported in [`Recovered::dropped_tail`]. That is why an idle writer commits an
 //! empty batch after 10 ms ([`Store::idle_commit_after`]).
 //!
-//! Every opening begins a segment of its own, whose header holds the writer's token (one epoch more) and the last batch it
+//! Every takeover begins a segment of its own, whose header holds the writer's token (one epoch more) and the last batch it
 //! found. So a takeover vouches for all before it, and nothing is ever written over bytes of an earlier run.
 //!
 //! # Larger than usual
@@ -171,6 +171,9 @@ impl Store for JournalStore {
                 ))
             })?;
         let replayed = replay(&*disk, Some(request.shard), true, replica, progress)?;
+        replica
+            .complete()
+            .map_err(|error| fatal(error.to_string()))?;
         let inline = self.simulated.is_some();
         let writer = Writer::begin(disk, lock, &self.options, request, &replayed, inline)?;
         let recovered = Recovered {

@@ -1,4 +1,5 @@
-//! The operators' endpoints, all `POST`, all with the admin token and an Idempotency-Key:
+//! The operators' endpoints, all with the admin token. `GET /api/admin/skus/{sku}` shows a SKU: its rules, units and gates.
+//! The others are `POST`s under an Idempotency-Key:
 //!
 //! | address | body |
 //! |---|---|
@@ -18,12 +19,12 @@ use super::cart::CartBody;
 use super::problem::Problem;
 use super::reservations::parse;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json as object;
 use stockade::types::{
-    Adjust, DefineSku, Gate, IdempotencyKey, Line, Lines, Reason, Return, Rules, SetGate, SkuId,
-    SkuName, TOTAL_MAX, UserId,
+    Adjust, DefineSku, Gate, IdempotencyKey, Line, Lines, Query, QueryAnswer, Reason, Return,
+    Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
 };
 
 #[derive(Deserialize, Default)]
@@ -88,6 +89,41 @@ pub(crate) async fn define(
     Ok(json(
         StatusCode::CREATED,
         &object!({"sku_id": name.as_str(), "units": body.units}),
+    ))
+}
+
+/// `GET /api/admin/skus/{sku}`: the rules in the words of a definition, with the times of a sale that has some.
+pub(crate) async fn show(
+    app: &App,
+    headers: &HeaderMap,
+    name: &str,
+) -> Result<Response<Body>, Problem> {
+    app.admit_admin(headers)?;
+    let sku = app.catalogue.id(name)?;
+    let QueryAnswer::Sku(Some(view)) = app.ask(Query::Sku(sku), &[]).await? else {
+        return Err(Problem::unknown_sku(name));
+    };
+    let rules = view.rules;
+    let time = |at: Timestamp, none: Timestamp| (at != none).then(|| at.to_string());
+    Ok(json(
+        StatusCode::OK,
+        &object!({
+            "sku_id": view.name.as_str(),
+            "status": view.status.name(),
+            "sale": view.sale,
+            "reservations_paused": view.reservations_paused,
+            "confirms_paused": view.confirms_paused,
+            "units": view.defined_total,
+            "total": view.total,
+            "available": view.available,
+            "reserved": view.reserved,
+            "sold": view.sold,
+            "hold_ms": rules.hold_ms,
+            "per_user": rules.per_user.unwrap_or(0),
+            "per_request": rules.per_request.unwrap_or(0),
+            "opens_at": time(rules.opens_at, Timestamp::MIN),
+            "closes_at": time(rules.closes_at, Timestamp::MAX),
+        }),
     ))
 }
 

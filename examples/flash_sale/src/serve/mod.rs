@@ -3,7 +3,7 @@
 //! ```text
 //! GET    /api/products/{sku}/availability     POST /api/reserve        GET    /api/reservations/{id}
 //! GET    /api/products/{sku}/stream (SSE)     POST /api/checkout       DELETE /api/reservations/{id}
-//! GET    /livez /readyz /metrics              POST /api/admin/...      see `admin`
+//! GET    /livez /readyz /metrics              GET POST /api/admin/...  see `admin`
 //! ```
 //!
 //! HTTP/1.1 on hyper, without a framework: the availability read is one look at the engine's snapshot, and everything

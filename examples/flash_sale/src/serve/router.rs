@@ -92,7 +92,14 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
         (&Method::POST, ["api", "admin", "skus", "", "", ""]) => {
             (Route::Admin, admin::define(app, request).await)
         }
-        (&Method::POST, ["api", "admin", kind, name, action, ""]) => (
+        (&Method::GET, ["api", "admin", "skus", name, "", ""]) if !name.is_empty() => (
+            Route::Admin,
+            match decode(name) {
+                Ok(name) => admin::show(app, headers, &name).await,
+                Err(problem) => Err(problem),
+            },
+        ),
+        (&Method::POST, ["api", "admin", kind, name, action, ""]) if !action.is_empty() => (
             Route::Admin,
             match decode(name) {
                 Ok(name) => admin::post(app, request, kind, &name, action).await,
@@ -144,12 +151,14 @@ fn probe(app: &App, readiness: bool) -> Response<Body> {
 
 fn wrong_method(path: [&str; 6]) -> Outcome {
     let allowed = match path {
+        ["api", "reserve" | "checkout", "", "", "", ""] | ["api", "admin", "skus", "", "", ""] => {
+            "POST"
+        }
         ["api", "products", _, "availability" | "stream", "", ""]
+        | ["api", "admin", "skus", _, "", ""]
         | ["livez" | "readyz" | "metrics", "", "", "", "", ""] => "GET",
-        ["api", "reserve" | "checkout", "", "", "", ""]
-        | ["api", "admin", "skus", "", "", ""]
-        | ["api", "admin", _, _, _, ""] => "POST",
         ["api", "reservations", _, "", "", ""] => "GET, DELETE",
+        ["api", "admin", _, _, action, ""] if !action.is_empty() => "POST",
         _ => return Err(Problem::not_found()),
     };
     let problem = Problem::new(

@@ -137,6 +137,12 @@ impl Server {
         ];
         self.ask("POST", &format!("/api/admin/{path}"), &headers, body)
     }
+
+    /// What operators see of a SKU.
+    pub fn sku(&self, name: &str) -> Answer {
+        let headers = [("authorization", &*format!("Bearer {ADMIN_TOKEN}"))];
+        self.ask("GET", &format!("/api/admin/skus/{name}"), &headers, "")
+    }
 }
 
 impl Drop for Server {
