@@ -56,23 +56,25 @@ pub(crate) struct Stockade;
 impl Queue for Stockade {
     const NAME: &'static str = "stockade";
     type Sender = Producer<Payload>;
-    type Receiver = (Consumer<Payload>, Vec<Payload>);
+    type Receiver = Consumer<Payload>;
 
     fn make(capacity: usize) -> (Self::Sender, Self::Receiver) {
-        let (producer, consumer) = ring(capacity);
-        (producer, (consumer, Vec::with_capacity(DRAIN_MAX)))
+        ring(capacity)
     }
 
     fn push(sender: &Self::Sender, payload: Payload) -> bool {
         sender.try_push(payload).is_ok()
     }
 
-    fn drain((consumer, run): &mut Self::Receiver, block: bool) -> (u64, u64) {
+    fn drain(consumer: &mut Self::Receiver, block: bool) -> (u64, u64) {
         if block {
             assert_eq!(consumer.wait(None), Wake::Ready);
         }
-        consumer.drain_into(run, DRAIN_MAX);
-        sum_of(run)
+        let mut sum = 0_u64;
+        let count = consumer.drain_with(DRAIN_MAX, |payload| {
+            sum = sum.wrapping_add(check(&payload));
+        });
+        (count as u64, sum)
     }
 }
 

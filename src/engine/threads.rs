@@ -193,13 +193,13 @@ impl Line {
 
 impl FarEnd {
     fn run(mut self, shared: &Shared) {
-        let mut turns = Vec::with_capacity(TURNS);
         loop {
             if let Wake::Disconnected | Wake::Closed = self.from.wait(None) {
                 return;
             }
-            self.from.drain_into(&mut turns, 1);
-            let Some(mut turn) = turns.pop() else {
+            let mut next = None;
+            self.from.drain_with(1, |turn| next = Some(turn));
+            let Some(mut turn) = next else {
                 continue;
             };
             if !shared.vitals.has_halted()

@@ -80,6 +80,22 @@ impl<T: Send> Consumer<T> {
         taken
     }
 
+    /// Hands the published values at the head to `each`, in order and at most `len_max`, without collecting them first;
+    /// their slots are freed together. Returns how many there were. It never waits.
+    ///
+    /// # Panics
+    ///
+    /// If `each` does; what it was not given by then is still in the ring.
+    #[inline]
+    pub fn drain_with(&mut self, len_max: usize, mut each: impl FnMut(T)) -> usize {
+        let mut taken = self.hand_run(len_max, &mut each);
+        if taken < len_max && self.shared.slots.is_wrap(self.head) {
+            taken += self.hand_run(len_max - taken, &mut each);
+        }
+        self.caught_up = taken < len_max;
+        taken
+    }
+
     /// Waits until there is something to take or to know: see [`Wake`]. Looks a few times
     /// ([`set_spins`](Self::set_spins)), then parks the thread; no wake-up is lost. Without a
     /// `timeout` it waits for ever, with one of zero it looks once.
@@ -148,6 +164,38 @@ impl<T: Send> Consumer<T> {
             into.extend(unsafe { slots.take_run(self.head, run) });
             self.head += run;
             self.shared.free_to(self.head);
+        }
+        run
+    }
+
+    /// The same as `take_run`, value by value.
+    #[inline]
+    fn hand_run(&mut self, len_max: usize, each: &mut impl FnMut(T)) -> usize {
+        /// Frees what was handed out, also if `each` panics.
+        struct Handed<'a, T: Send> {
+            shared: &'a Shared<T>,
+            head: &'a mut usize,
+            len: usize,
+        }
+        impl<T: Send> Drop for Handed<'_, T> {
+            fn drop(&mut self) {
+                *self.head += self.len;
+                self.shared.free_to(*self.head);
+            }
+        }
+        let first = self.head;
+        let run = self.shared.slots.run_len(first, len_max);
+        if run > 0 {
+            let mut handed = Handed {
+                shared: &self.shared,
+                head: &mut self.head,
+                len: 0,
+            };
+            // SAFETY: `run_len` saw the stamps, and `head` moves past what was taken below.
+            for value in unsafe { self.shared.slots.take_run(first, run) } {
+                handed.len += 1;
+                each(value);
+            }
         }
         run
     }

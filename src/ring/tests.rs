@@ -28,6 +28,28 @@ fn values_come_out_in_the_order_of_their_pushes() {
 }
 
 #[test]
+fn values_are_handed_out_in_order_across_the_wrap_and_a_panic_keeps_the_rest() {
+    let (producer, mut consumer) = ring(8);
+    let mut out = Vec::new();
+    for lap in 0..100_u32 {
+        for offset in 0..7 {
+            producer.try_push(lap * 7 + offset).expect("there is room");
+        }
+        assert_eq!(consumer.drain_with(3, |value| out.push(value)), 3);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            consumer.drain_with(usize::MAX, |value| {
+                out.push(value);
+                assert_ne!(value % 7, 4, "the second of four");
+            })
+        }));
+        assert!(panicked.is_err(), "the closure's panic is passed on");
+        assert_eq!(consumer.drain_with(usize::MAX, |value| out.push(value)), 2);
+    }
+    assert!(out.iter().copied().eq(0..700));
+    assert!(consumer.is_empty());
+}
+
+#[test]
 fn capacity_is_rounded_up_to_a_power_of_two_and_to_two() {
     for (asked, given) in [(0, 2), (1, 2), (2, 2), (3, 4), (1_000, 1_024)] {
         assert_eq!(ring::<u8>(asked).0.capacity(), given);
