@@ -1,6 +1,11 @@
 //! One row per refusal, one per pair of refusals that both apply, and examples for the laws that the allocator upholds:
 //! what is valid, what is not, and what stops being valid.
 
+#[path = "decisions/log.rs"]
+mod log;
+#[path = "decisions/retention.rs"]
+mod retention;
+
 use stockade::allocator::{Allocator, Limits, Violation};
 use stockade::types::{
     Adjust, Answer, Availability, Batch, BatchHeader, BeginPayment, Command, Confirm, Confirmation,

@@ -168,6 +168,23 @@ fn pure_rooms_have_no_clock_no_threads_no_io_and_no_floats() {
     }
 }
 
+/// The models add a fence to these accesses, so they can't see one that is weakened; nor can a test on x86.
+#[test]
+fn the_rings_handshake_is_sequentially_consistent() {
+    let named = |text: &str| {
+        let lines = code(text).filter(|line| line.contains("// P4"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rooms = files("src").into_iter();
+    let ring = rooms.filter(|(name, _)| room(name) == Some("ring") && !is_test(name));
+    let accesses: Vec<String> = ring.flat_map(|(_, text)| named(&text)).collect();
+    // The claim and the last producer's leaving; the announced sleep; both sides' looks at the other, one of them double.
+    assert_eq!(accesses.len(), 6, "{accesses:#?}");
+    for access in accesses {
+        assert!(access.contains("Ordering::SeqCst"), "{access}");
+    }
+}
+
 #[test]
 fn every_file_begins_with_what_it_is_for() {
     for folder in ["src", "examples", "tests", "benches"] {

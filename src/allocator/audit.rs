@@ -128,3 +128,112 @@ impl Allocator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::Limits;
+    use crate::types::{
+        Batch, BatchHeader, Command, DefineSku, Gate, Reserve, SetGate, SkuName, UserId,
+    };
+
+    const USER: UserId = UserId(7);
+    const SKU: usize = 0;
+
+    type Damage = fn(&mut Allocator);
+
+    /// Two units, of which a user holds one, in a batch that is not finished.
+    fn state() -> Allocator {
+        let name = SkuName::new("A").expect("a name");
+        let commands: [Command; 3] = [
+            DefineSku::new(UserId(1), name, 2).into(),
+            SetGate::new(UserId(1), SkuId(0), Gate::Open).into(),
+            Reserve::one(USER, SkuId(0), 1).expect("one unit").into(),
+        ];
+        let mut allocator = Allocator::new(Limits::default(), 7);
+        let mut batch = Batch::default();
+        batch.header = BatchHeader {
+            first_sequence: 1,
+            ..BatchHeader::default()
+        };
+        allocator.begin(&batch.header).expect("the first batch");
+        for command in &commands {
+            let decided = allocator.decide(command, &mut batch);
+            decided.expect("no law breaks");
+        }
+        allocator
+    }
+
+    #[test]
+    fn a_sound_state_has_no_breach() {
+        let mut allocator = state();
+        let report = allocator.audit();
+        assert!(report.is_ok(), "{report:?}");
+        assert_eq!((report.skus, report.live, report.ended), (1, 1, 0));
+        assert_eq!(allocator.finish(&mut Vec::new()), Ok(()));
+    }
+
+    #[test]
+    fn a_broken_count_is_found_by_the_audit_and_halts_the_batch() {
+        let cases: [(&str, u64, Damage); 4] = [
+            ("L1: reserved + sold > total", 1, |it| {
+                it.stocks[SKU].available = 0;
+                it.stocks[SKU].sold = 2;
+            }),
+            ("L1: reserved + sold > total", 2, |it| {
+                it.stocks[SKU].reserved = 4;
+            }),
+            ("L2: available + reserved + sold != total", 0, |it| {
+                it.stocks[SKU].available += 1;
+            }),
+            ("L2: available + reserved + sold != total", 0, |it| {
+                it.stocks[SKU].available -= 1;
+            }),
+        ];
+        for (law, oversell_count, damage) in cases {
+            let mut allocator = state();
+            damage(&mut allocator);
+            let report = allocator.audit();
+            let is_told = |breach: &String| breach.starts_with(law);
+            assert!(report.breaches.iter().any(is_told), "{law}: {report:?}");
+            assert_eq!(report.oversell_count, oversell_count, "{law}");
+            let halted = allocator.finish(&mut Vec::new()).expect_err(law);
+            assert!(halted.what.starts_with(law), "{law}: {halted}");
+        }
+    }
+
+    /// Sums that a batch can't check in passing: only the recount sees them.
+    #[test]
+    fn counts_that_only_a_recount_can_check_are_recounted() {
+        let cases: [(&str, Damage); 5] = [
+            ("L2: SKU A counts 0 reserved, its live holds 1", |it| {
+                it.stocks[SKU].reserved -= 1;
+                it.stocks[SKU].available += 1;
+            }),
+            ("L2: SKU A counts 2 reserved, its live holds 1", |it| {
+                it.stocks[SKU].reserved += 1;
+                it.stocks[SKU].available -= 1;
+            }),
+            ("a user has 1 live holds, 2 are counted", |it| {
+                let user = it.users.find(USER).expect("he holds a unit");
+                it.users.get_mut(user).live_count += 1;
+            }),
+            (
+                "a user's counter of SKU A is 0, he holds and has bought 1",
+                |it| {
+                    let user = it.users.find(USER).expect("he holds a unit");
+                    it.users.discount(user, SkuId(0), 1, 1);
+                },
+            ),
+            ("a user has 2 of SKU A", |it| {
+                let user = it.users.find(USER).expect("he holds a unit");
+                it.users.count(user, SkuId(0), 1, 1);
+            }),
+        ];
+        for (breach, damage) in cases {
+            let mut allocator = state();
+            damage(&mut allocator);
+            assert_eq!(allocator.audit().breaches, [breach]);
+        }
+    }
+}

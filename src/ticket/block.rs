@@ -232,7 +232,10 @@ impl<V: Send> Block<V> {
 
     /// For a block that is done.
     fn take(&mut self) -> Decisions<V> {
-        debug_assert!(self.is_done(), "the values belong to the completing side");
+        debug_assert!(
+            self.signal().seems_done(),
+            "the values belong to the completing side"
+        );
         let node = self.node.take().expect("a block gives its values once");
         Decisions {
             node,

@@ -164,7 +164,10 @@ impl<V: Send> Ticket<V> {
 
     /// For a ticket that is done.
     fn take(&mut self) -> Option<V> {
-        debug_assert!(self.is_done(), "the value belongs to the completing side");
+        debug_assert!(
+            self.signal().seems_done(),
+            "the value belongs to the completing side"
+        );
         let cell = self.cell.take()?;
         // SAFETY: the completing side is through, and so are we.
         unsafe { Cell::take_and_recycle(cell) }

@@ -54,6 +54,11 @@ fn poll<V: Send>(ticket: &mut Ticket<V>, flag: &StdArc<Flag>) -> Poll<Option<V>>
     Pin::new(ticket).poll(&mut Context::from_waker(&waker))
 }
 
+/// Leaves a waiter that does nothing when it is woken.
+fn wait_idly<V: Send>(ticket: &mut Ticket<V>) -> Poll<Option<V>> {
+    Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop()))
+}
+
 #[test]
 fn loom_ticket_a_waiting_thread_gets_the_value() {
     explore(|| {
@@ -133,6 +138,69 @@ fn loom_ticket_a_reused_cell_never_shows_the_last_value() {
         completer.complete(2);
         assert_eq!(ticket.wait(), Some(2));
         other.join().expect("no panic");
+    });
+}
+
+/// Its completer took the last waiter out before the next one is put in; the wake-up comes later and orders nothing.
+#[test]
+fn loom_ticket_a_reused_cell_is_free_of_its_last_waiter() {
+    explore(|| {
+        let pool = Pool::new(1);
+        let (completer, mut ticket) = pool.issue().expect("a cell is free");
+        let other = thread::spawn(move || completer.complete(1));
+        if wait_idly(&mut ticket).is_pending() && ticket.is_done() {
+            drop(ticket);
+            let (_completer, mut ticket) = pool.issue().expect("the cell came back");
+            assert!(wait_idly(&mut ticket).is_pending());
+        }
+        other.join().expect("no panic");
+    });
+}
+
+/// The waiter of a dropped ticket is taken out before the thread that completes it uses the cell anew.
+#[test]
+fn loom_ticket_a_dropped_waiter_is_gone_before_its_cell_is_used_again() {
+    explore(|| {
+        let pool = Pool::new(1);
+        let others = pool.clone();
+        let (completer, mut ticket) = pool.issue().expect("a cell is free");
+        let other = thread::spawn(move || {
+            completer.complete(1);
+            // None while the cell is still the other ticket's.
+            if let Some((_completer, mut ticket)) = others.issue() {
+                assert!(wait_idly(&mut ticket).is_pending());
+            }
+        });
+        let _ = wait_idly(&mut ticket);
+        drop(ticket);
+        other.join().expect("no panic");
+    });
+}
+
+/// One thread takes both cells and gives the first one back, while the other is about to take it.
+#[test]
+fn loom_ticket_a_cell_that_was_free_before_is_not_taken_for_free_again() {
+    explore(|| {
+        let pool = Pool::<u8>::new(2);
+        drop(pool.issue());
+        let others = pool.clone();
+        let other = thread::spawn(move || {
+            let first = others.issue();
+            let second = others.issue();
+            drop(first);
+            second
+        });
+        let mine = [pool.issue(), pool.issue()];
+        let theirs = other.join().expect("no panic");
+        let held = mine.into_iter().chain([theirs]).flatten();
+        let mut tickets = Vec::new();
+        for ((completer, ticket), value) in held.zip(0..) {
+            completer.complete(value);
+            tickets.push(ticket);
+        }
+        for (ticket, value) in tickets.into_iter().zip(0..) {
+            assert_eq!(ticket.wait(), Some(value), "a cell of its own");
+        }
     });
 }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::signal::Signal;
 use super::{Completer, CompletionBatch, Pool};
 
 /// Counts how often it was woken.
@@ -180,6 +181,17 @@ fn tickets_outlive_the_pool() {
 }
 
 #[test]
+#[should_panic(expected = "stale completer")]
+fn a_completer_of_another_generation_is_a_programmers_error() {
+    let signal = Signal::new();
+    let stale = signal.generation();
+    signal.renew();
+    // Given up, so that nothing but the check keeps it from being emptied a second time.
+    assert!(!signal.detach());
+    drop(signal.finish(stale));
+}
+
+#[test]
 fn a_block_gives_its_values_in_order() {
     let pool = Pool::new(1_024);
     for len in [1, 2, 63, 64, 65, 1_000, 1_024] {
@@ -284,6 +296,22 @@ fn a_batch_wakes_each_task_once() {
         assert_eq!(ticket.wait(), Some(index));
     }
     assert!(block.wait().eq((10..20).map(Some)));
+}
+
+#[test]
+fn a_batch_ends_each_block_that_it_completes_whatever_the_order() {
+    let pool = Pool::new(128);
+    let (first, one) = pool.issue_block(2).expect("a block is free");
+    let (second, other) = pool.issue_block(2).expect("another");
+    let mut batch = CompletionBatch::new();
+    for (value, (first, second)) in first.zip(second).enumerate() {
+        batch.complete(first, value);
+        batch.complete(second, 10 + value);
+    }
+    batch.flush();
+    assert!(one.is_done() && other.is_done());
+    assert!(one.wait().eq([Some(0), Some(1)]));
+    assert!(other.wait().eq([Some(10), Some(11)]));
 }
 
 /// Two callers, single tickets and blocks, one thread that answers in batches: every caller gets

@@ -5,12 +5,15 @@
 //! what was offered; a crash alone is never taken for damage; damage is refused or, in the last unvouched batch, dropped.
 //! A failure prints its step, survival and seed.
 
+use super::appender::Appender;
+use super::frame::{FrameHeader, FrameKind};
 use super::replay::replay;
+use super::segment::SegmentHeader;
 use super::sim::{Random, SECTOR, SimDisk, Stop, Survival};
 use super::{Disk, JournalOptions, JournalStore, Retention};
 use crate::store::conformance::Tally;
 use crate::store::{OpenRequest, Recovered, Replica, Store, StoreError};
-use crate::types::{Batch, Event, EventKind, SourcePosition, Timestamp};
+use crate::types::{Batch, BatchHash, Event, EventKind, SourcePosition, Timestamp, Token};
 use std::io;
 use std::sync::Arc;
 
@@ -463,4 +466,153 @@ fn what_a_zombie_appends_after_a_takeover_is_refused() {
     let read = replay(&disk, None, false, &mut Tally::default(), &mut |_| {});
     let text = read.err().expect("it is refused").to_string();
     assert!(text.contains("the writer found batch 1 last"), "{text}");
+}
+
+const TOKEN: Token = Token {
+    epoch: 1,
+    writer: 5,
+};
+
+/// A segment without batches, as its writer would begin it.
+fn segment(disk: &SimDisk, index: u64, token: Token) -> Appender {
+    let header = SegmentHeader {
+        shard: 0,
+        takeover: true,
+        index,
+        token,
+        base_number: 0,
+        base_hash: BatchHash::default(),
+    };
+    let segment = header.create(disk, 8 << 10, &|| false);
+    Appender::new(disk, segment.expect("it is made")).expect("it opens")
+}
+
+/// What makes a batch one that its writer did not write.
+type Forgery = fn(&mut Batch);
+
+/// What reading a log says whose third batch, as its frame proves, was written so.
+fn reads_forged(change: Forgery) -> Result<(), String> {
+    let (disk, mut history) = (SimDisk::default(), History::new());
+    let mut appender = segment(&disk, 1, TOKEN);
+    history.last.token = TOKEN;
+    for number in 1..=3 {
+        let mut batch = history.next(2);
+        if number == 3 {
+            let prev_hash = batch.header.prev_hash;
+            change(&mut batch);
+            if batch.header.prev_hash == prev_hash {
+                batch.seal(prev_hash);
+            }
+        }
+        let frame = FrameHeader {
+            kind: FrameKind::Batch,
+            body_len: batch.encoded_len() as u64,
+            number: batch.header.number,
+            hash: batch.hash(),
+        };
+        let frame = frame.encode(&appender.segment().key);
+        let (head, events, refusals) = batch.encoded_parts();
+        let written = appender.append(&[&frame, &head, events, refusals]);
+        written.expect("there is room");
+        if number < 3 {
+            let mut tally = history.state().clone();
+            tally.apply(&batch).expect("the batch follows");
+            history.states.push(tally);
+            history.acknowledged += 1;
+        }
+    }
+    let read = replay(&disk, Some(0), false, &mut Tally::default(), &mut |_| {});
+    read.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_batch_that_does_not_follow_is_refused_however_whole_its_frame_is() {
+    assert_eq!(reads_forged(|_| {}), Ok(()));
+    let forgeries: [(&str, Forgery); 7] = [
+        ("its predecessor's hash differs", |batch| {
+            batch.seal(BatchHash([7; 32]));
+        }),
+        ("batch 3 is missing, batch 4 is there", |batch| {
+            batch.header.number = 4;
+        }),
+        ("doesn't go on with the sequence", |batch| {
+            batch.header.first_sequence += 1;
+        }),
+        ("is older than its predecessor", |batch| {
+            batch.header.stamp = Timestamp::from_micros(0);
+        }),
+        ("has another writer's token", |batch| {
+            batch.header.token.epoch = 2;
+        }),
+        ("has another writer's token", |batch| {
+            batch.header.token.writer = 6;
+        }),
+        ("has another writer's token", |batch| batch.header.shard = 1),
+    ];
+    for (what, change) in forgeries {
+        let refused = reads_forged(change).expect_err(what);
+        assert!(refused.contains(what), "{refused}, expected: {what}");
+        assert!(
+            refused.contains("sim/segment-0000000001.log, byte "),
+            "names no place: {refused}"
+        );
+    }
+}
+
+#[test]
+fn a_segment_of_a_writer_who_does_not_follow_is_refused() {
+    for (epoch, follows) in [(1, false), (2, true), (3, false)] {
+        let disk = SimDisk::default();
+        segment(&disk, 1, TOKEN);
+        segment(&disk, 2, Token { epoch, ..TOKEN });
+        let read = replay(&disk, Some(0), false, &mut Tally::default(), &mut |_| {});
+        assert_eq!(read.is_ok(), follows, "epoch {epoch} after 1");
+    }
+}
+
+#[test]
+fn segments_that_only_a_damaged_snapshot_covers_stay() {
+    let options = options(Retention::Delete);
+    let (disk, mut history) = undisturbed(&options);
+    let mut store = store(&disk, &options);
+    history.open(&mut store).expect("it opens");
+    let oldest = |disk: &SimDisk| {
+        let names = files(disk).into_iter();
+        names.filter(|name| name.starts_with("segment")).min()
+    };
+    let newest = |disk: &SimDisk| super::snapshot::snapshots(disk).expect("it lists")[0];
+    // It will be the second newest when the next one is made.
+    let (kept, damaged) = (oldest(&disk), newest(&disk));
+    let name = super::snapshot::snapshot_name(damaged);
+    disk.edit(&name, |bytes| bytes[4096 + 20] ^= 1);
+    while newest(&disk) == damaged {
+        history.commit(&mut store, 60).expect("it commits");
+    }
+    assert_eq!(oldest(&disk), kept, "nothing was removed");
+}
+
+#[test]
+fn a_torn_tail_stays_in_its_file() {
+    let options = JournalOptions {
+        first_segment_size: 16 << 10,
+        ..options(Retention::Keep)
+    };
+    let (disk, mut history) = (SimDisk::default(), History::new());
+    let mut first = store(&disk, &options);
+    history.open(&mut first).expect("it opens");
+    history.commit(&mut first, 3).expect("it commits");
+    drop(first);
+    let name = "segment-0000000001.log";
+    let torn = disk.edit(name, |bytes| {
+        let end = bytes.iter().rposition(|&byte| byte != 0).expect("a frame");
+        // A block of its own, which the frame before it doesn't need.
+        bytes[end.next_multiple_of(4096) + 100] = 1;
+        bytes.clone()
+    });
+    let mut tally = Tally::default();
+    let opened = store(&disk, &options).open(&request(), &mut tally, &mut |_| {});
+    let recovered = opened.expect("it opens again");
+    assert!(recovered.dropped_tail.is_some(), "it is reported");
+    assert_eq!(tally.batches, 1, "the batch before it is there");
+    disk.edit(name, |bytes| assert_eq!(*bytes, torn, "to be looked at"));
 }

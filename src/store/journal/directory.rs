@@ -41,6 +41,25 @@ impl Directory {
         direct
     }
 
+    fn open_file(&self, name: &str, access: Access) -> io::Result<RealFile> {
+        let path = self.path.join(name);
+        let direct = match access {
+            Access::Read => platform::READS_DIRECT,
+            Access::Fill | Access::Append => self.direct.get().is_some_and(|&direct| direct),
+        };
+        let (file, direct) = match Self::options(access, direct).open(&path) {
+            // Nobody probes for a reader: where direct reads are not known, the page cache serves.
+            Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
+                (Self::options(access, false).open(&path)?, false)
+            }
+            opened => (opened?, direct),
+        };
+        Ok(RealFile {
+            file,
+            sync_each_write: access == Access::Append && !direct,
+        })
+    }
+
     fn options(access: Access, direct: bool) -> OpenOptions {
         let mut options = OpenOptions::new();
         match access {
@@ -93,22 +112,7 @@ impl Disk for Directory {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path.join(name);
-        let direct = match access {
-            Access::Read => platform::READS_DIRECT,
-            Access::Fill | Access::Append => self.direct.get().is_some_and(|&direct| direct),
-        };
-        let (file, direct) = match Self::options(access, direct).open(&path) {
-            // Nobody probes for a reader: where direct reads are not known, the page cache serves.
-            Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
-                (Self::options(access, false).open(&path)?, false)
-            }
-            opened => (opened?, direct),
-        };
-        Ok(Box::new(RealFile {
-            file,
-            sync_each_write: access == Access::Append && !direct,
-        }))
+        Ok(Box::new(self.open_file(name, access)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -334,5 +338,31 @@ mod platform {
             at += written as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// By a flag of the file or by a sync after each write: no test can take the power away from a real disk.
+    #[test]
+    fn what_is_appended_is_durable_when_the_write_returns() {
+        let path = std::env::temp_dir().join(format!("stockade-append-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory for the test");
+        for direct in [false, true] {
+            let directory = Directory::new(&path);
+            // A file system that takes no direct writes has nothing to show here.
+            let direct = direct && directory.probe().expect("it takes files");
+            directory.direct.get_or_init(|| direct);
+            drop(directory.open_file("a", Access::Fill).expect("it is made"));
+            let append = directory.open_file("a", Access::Append).expect("it opens");
+            assert_eq!(append.sync_each_write, !direct);
+            let flags = rustix::fs::fcntl_getfl(&append.file).expect("an open file");
+            // `O_SYNC` has this bit and one more.
+            let is_synced = flags.bits() & 0o10_000 != 0;
+            assert_eq!(is_synced, direct, "{flags:?}");
+        }
+        fs::remove_dir_all(&path).expect("it is the test's own");
     }
 }

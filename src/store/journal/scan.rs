@@ -91,7 +91,8 @@ impl Scanned {
     }
 }
 
-/// Takes each batch and the bytes read so far; it may swap the batch for another one, whose buffers are used next.
+/// Takes each batch and the bytes read so far, which never go back; it may swap the batch for another one, whose buffers
+/// are used next.
 pub(super) type Feed<'a> = dyn FnMut(&mut Batch, u64) -> Result<(), StoreError> + 'a;
 
 /// Reads `segments`, which begin right after `from`.
@@ -111,6 +112,7 @@ pub(super) fn scan(
         stopped: None,
         batch: Batch::default(),
         bytes_before: 0,
+        bytes_read: 0,
     };
     for segment in segments {
         scan.check_base(segment)?;
@@ -129,6 +131,8 @@ struct Scan<'a> {
     stopped: Option<(u64, u64)>,
     batch: Batch,
     bytes_before: u64,
+    /// What the feed was told last: a segment that grew meanwhile takes it beyond the next one's beginning.
+    bytes_read: u64,
 }
 
 /// What stands at an offset.
@@ -277,7 +281,8 @@ impl Scan<'_> {
         self.found.batches_read += 1;
         self.found.events_read += self.batch.event_records().len() as u64;
         self.found.chain.follow(&self.batch);
-        feed(&mut self.batch, self.bytes_before + end)
+        self.bytes_read = self.bytes_read.max(self.bytes_before + end);
+        feed(&mut self.batch, self.bytes_read)
     }
 
     /// Whether a seal says that the log is complete here.
@@ -400,4 +405,132 @@ fn find_frame(window: &mut Window, at: u64, segment: &Segment) -> io::Result<Opt
 
 fn stride(window: &Window, at: u64) -> usize {
     usize::try_from(window.len() - at).map_or(STRIDE, |rest| rest.min(STRIDE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::{Access, DiskFile};
+    use super::super::segment::segments;
+    use super::super::sim::SimDisk;
+    use super::super::{JournalOptions, JournalStore};
+    use super::*;
+    use crate::store::conformance::Tally;
+    use crate::store::{OpenRequest, Store};
+    use crate::types::{Event, EventKind};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const FIRST: &str = "segment-0000000001.log";
+    const SECOND: &str = "segment-0000000002.log";
+
+    /// A directory whose first segment reads as of earlier until the second one is opened, as beside a writer.
+    struct Behind {
+        earlier: SimDisk,
+        disk: SimDisk,
+        is_seen: std::sync::atomic::AtomicBool,
+    }
+
+    impl Disk for Behind {
+        fn path(&self) -> &Path {
+            self.disk.path()
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.disk.list()
+        }
+
+        fn lock(&self) -> io::Result<Option<Box<dyn Send>>> {
+            self.disk.lock()
+        }
+
+        fn open(&self, name: &str, access: Access) -> io::Result<Box<dyn DiskFile>> {
+            let order = std::sync::atomic::Ordering::SeqCst;
+            if name == SECOND {
+                self.is_seen.store(true, order);
+            }
+            let is_behind = name == FIRST && !self.is_seen.load(order);
+            let disk = if is_behind { &self.earlier } else { &self.disk };
+            disk.open(name, access)
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.rename(from, to)
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.disk.remove(name)
+        }
+
+        fn archive(&self, name: &str, to: &Path) -> io::Result<()> {
+            self.disk.archive(name, to)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.disk.sync()
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            self.disk.warnings()
+        }
+    }
+
+    /// Commits batches of a few events each until a segment has a frame; the chain is where the writer stands.
+    fn write(store: &mut JournalStore, chain: &mut ChainEnd, token: crate::types::Token, len: u64) {
+        for _ in 0..len {
+            let mut batch = Batch::default();
+            batch.header.number = chain.number + 1;
+            batch.header.token = token;
+            batch.header.first_sequence = chain.sequence + 1;
+            for sequence in (chain.sequence + 1..).take(9) {
+                batch.push_event(&Event {
+                    sequence,
+                    at: batch.header.stamp,
+                    shard: 0,
+                    epoch: 1,
+                    kind: EventKind::DeadlinesCredited { micros: sequence },
+                });
+            }
+            batch.seal(chain.hash);
+            store.commit(&batch).expect("it commits");
+            chain.follow(&batch);
+        }
+    }
+
+    #[test]
+    fn a_segment_that_grew_while_the_log_was_read_is_read_on_and_progress_never_goes_back() {
+        let options = JournalOptions {
+            segment_size: 32 << 10,
+            first_segment_size: 16 << 10,
+            snapshot_every_bytes: None,
+            ..JournalOptions::new("sim")
+        };
+        let disk = SimDisk::default();
+        let mut store = JournalStore::simulated(options, Arc::new(disk.clone()));
+        let request = OpenRequest {
+            shard: 0,
+            writer: 5,
+            replicas: Arc::new(|| Box::new(Tally::default())),
+        };
+        let opened = store.open(&request, &mut Tally::default(), &mut |_| {});
+        let token = opened.expect("it opens").token;
+        let mut chain = ChainEnd::default();
+        write(&mut store, &mut chain, token, 2);
+        let earlier = disk.after_kill();
+        write(&mut store, &mut chain, token, 20);
+
+        let behind = Behind {
+            earlier,
+            disk,
+            is_seen: false.into(),
+        };
+        let listed = segments(&behind.disk, Some(0), 0).expect("sound headers");
+        assert!(listed.len() > 1, "it went on to a second segment");
+        let mut told = 0;
+        let scanned = scan(&behind, &listed, ChainEnd::default(), &mut |_, read| {
+            assert!(read >= told, "{read} bytes after {told}");
+            told = read;
+            Ok(())
+        });
+        assert_eq!(scanned.expect("nothing is damaged").chain, chain);
+    }
 }

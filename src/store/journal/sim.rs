@@ -329,15 +329,15 @@ struct SimFile {
 }
 
 impl SimFile {
-    fn write(&self, pending: impl Iterator<Item = Pending>) -> io::Result<()> {
+    fn change(&self, durable: bool, changes: impl Iterator<Item = Pending>) -> io::Result<()> {
         let mut state = self.disk.0.lock();
         let heard = state.step()?;
         let file = &mut state.files[self.file];
-        for pending in pending {
+        for pending in changes {
             pending.apply(&mut file.live);
             file.pending.push(pending);
         }
-        if heard && self.access == Access::Append {
+        if heard && durable {
             file.settle();
         }
         state.alive()
@@ -372,15 +372,16 @@ impl DiskFile for SimFile {
         assert!(bytes.len().is_multiple_of(BLOCK), "writes are whole blocks");
         assert_eq!(bytes.as_ptr().align_offset(BLOCK), 0, "writes are aligned");
         let sectors = bytes.chunks(SECTOR).enumerate();
-        self.write(sectors.map(|(index, sector)| Pending::Sector {
+        let sectors = sectors.map(|(index, sector)| Pending::Sector {
             at: at + index * SECTOR,
             bytes: sector.to_vec(),
-        }))
+        });
+        self.change(self.access == Access::Append, sectors)
     }
 
     fn cut(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.write(std::iter::once(Pending::Cut(len)))
+        self.change(false, std::iter::once(Pending::Cut(len)))
     }
 
     fn sync(&self) -> io::Result<()> {
