@@ -257,7 +257,7 @@ impl Writing {
                 Err(reason) => {
                     // Batches before this one are sound: let them finish, so that their callers get their answers.
                     self.line.clear();
-                    return Err(reason);
+                    return Err(self.halt(reason));
                 }
             };
             if !did {
@@ -270,13 +270,20 @@ impl Writing {
             }
             if self.line.is_clear() && self.core.consumer.is_empty() {
                 let finished = self.committer.lock().finish(&mut turn);
-                finished.map_err(|error| error.to_string())?;
+                finished.map_err(|error| self.halt(error.to_string()))?;
                 self.line.free.push(turn);
             } else {
                 self.line.send(turn);
             }
         }
         Err("the committer's thread has ended".into())
+    }
+
+    /// Before the turn at hand is dropped, by which its callers hear that the outcome is unknown: whoever has heard that
+    /// finds the engine halted.
+    fn halt(&self, reason: String) -> String {
+        self.core.shared.vitals.halt(reason.clone());
+        reason
     }
 
     /// Lets everything finish, commits a last batch, and ends the store's role in good order.
