@@ -2,9 +2,11 @@
 //!
 //! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose
 //! name contains it. A decision is an accepted single-line reservation of a new user with a new key, limits and retention
-//! on, its event encoded; the tables are presized. `base` is
+//! on, its event encoded; the tables are presized and lie in huge pages, where the system gives them. `base` is
 //! the harness: reading the commands and the clock. Medians of 5 runs (3 of the large ones); beside each rate that of the
 //! typical batch, which shows how disturbed the machine was.
+
+mod common;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -149,6 +151,7 @@ impl Sale {
 }
 
 fn main() {
+    common::take_huge_pages();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let is_test = args.iter().any(|arg| arg == "--test");
     let filter = args.iter().find(|arg| !arg.starts_with("--"));

@@ -2,7 +2,8 @@
 //!
 //! A decision is an accepted single-line reservation of a new user with a new key, limits and retention on, one hot
 //! SKU whose stock exceeds the run. *Bulk*: blocks of 1,024, at most 65,536 commands in flight, from the first submit to
-//! the last collected answer, 10 M after 1 M of warm-up, the tables presized. *Journal*: every decision durable before it
+//! the last collected answer, 10 M after 1 M of warm-up, the tables presized and in huge pages, where the system
+//! gives them. *Journal*: every decision durable before it
 //! is collected; zero-filling and snapshots of the journal run meanwhile. *Expiry*: the same with every hold lapsing
 //! inside the run; expiries are not counted as decisions. *Idle*: one caller, one reservation at a time. *Open loop*:
 //! 25,000 reservations a second whatever the engine does, latency from the intended start. *Recovery*: from the start of an
@@ -13,6 +14,8 @@
 //! in that directory instead of the system's temporary one. `-- --test` runs every row once, small.
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![expect(clippy::cast_precision_loss, reason = "rates are for people")]
+
+mod common;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,7 @@ struct Bench {
 }
 
 fn main() -> Result<(), Failure> {
+    common::take_huge_pages();
     let bench = Bench::from_args();
     println!(
         "{:<34} {:>12} {:>12} {:>12}",

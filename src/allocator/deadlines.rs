@@ -62,18 +62,27 @@ impl Deadlines {
         self.queue_of(hold_ms);
     }
 
+    #[inline]
     fn queue_of(&mut self, hold_ms: u32) -> &mut Fifo {
         let known = self.queues.iter().position(|(known, _)| *known == hold_ms);
-        let at = known.unwrap_or_else(|| {
-            let capacity = std::mem::take(&mut self.capacity);
-            self.queues.push((hold_ms, Fifo::with_capacity(capacity)));
-            self.queues.len() - 1
-        });
+        let at = known.unwrap_or_else(|| self.begin_queue(hold_ms));
         &mut self.queues[at].1
+    }
+
+    #[cold]
+    fn begin_queue(&mut self, hold_ms: u32) -> usize {
+        let capacity = std::mem::take(&mut self.capacity);
+        self.queues.push((hold_ms, Fifo::with_capacity(capacity)));
+        self.queues.len() - 1
     }
 
     /// A new hold. False if it lapses before one that came earlier, as after a credit that reaches back before that one:
     /// then it needs [`push_moved`](Self::push_moved).
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: what is returned through memory is read before it has arrived"
+    )]
     pub(super) fn push(&mut self, hold_ms: u32, deadline: Timestamp, id: ReservationId) -> bool {
         let queue = self.queue_of(hold_ms);
         let in_order = deadline >= queue.last;

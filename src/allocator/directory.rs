@@ -53,8 +53,25 @@ impl Directory {
     }
 
     /// Sequences may come in any order, but far apart only upwards: every page between is a pointer.
+    #[inline]
     pub(super) fn insert(&mut self, sequence: u64, place: u32) {
         let number = sequence >> PAGE_SHIFT;
+        let index = usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX);
+        let page = match self.pages.get_mut(index) {
+            Some(Some(page)) => page,
+            _ => self.open_page(number),
+        };
+        debug_assert_eq!(
+            page.places[offset(sequence)],
+            NONE,
+            "a sequence is used once"
+        );
+        page.places[offset(sequence)] = place;
+        page.used += 1;
+    }
+
+    #[cold]
+    fn open_page(&mut self, number: u64) -> &mut Page {
         if self.pages.is_empty() {
             self.first = number;
         }
@@ -67,14 +84,7 @@ impl Directory {
             self.pages.resize_with(index + 1, || None);
         }
         let spare = &mut self.spare;
-        let page = self.pages[index].get_or_insert_with(|| spare.pop().unwrap_or_else(Page::empty));
-        debug_assert_eq!(
-            page.places[offset(sequence)],
-            NONE,
-            "a sequence is used once"
-        );
-        page.places[offset(sequence)] = place;
-        page.used += 1;
+        self.pages[index].get_or_insert_with(|| spare.pop().unwrap_or_else(Page::empty))
     }
 
     pub(super) fn remove(&mut self, sequence: u64) {

@@ -353,6 +353,7 @@ impl Allocator {
         self.record_event(&event, batch)
     }
 
+    #[inline]
     fn record_event(&mut self, event: &Event, batch: &mut Batch) -> Result<(), Violation> {
         self.apply(event)?;
         batch.push_event(event);

@@ -30,6 +30,7 @@ impl Users {
         self.hash.of(user.0, u64::from(sku.0) + 1)
     }
 
+    #[inline]
     fn find_counter(&self, user: u32, sku: SkuId) -> Option<(Place, Units)> {
         let entry = self.users.get(user);
         if entry.first.units > 0 && entry.first.sku == sku {
@@ -65,6 +66,7 @@ impl Users {
     }
 
     /// Units of this sale that count against the user's limit.
+    #[inline]
     pub(in crate::allocator) fn counted(&self, user: u32, sku: SkuId, sale: u32) -> u32 {
         let counter = self.find_counter(user, sku);
         counter
