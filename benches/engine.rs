@@ -46,7 +46,7 @@ struct Bench {
 }
 
 fn main() -> Result<(), Failure> {
-    common::take_huge_pages();
+    common::take_huge_pages(|| ());
     let bench = Bench::from_args();
     println!(
         "{:<34} {:>12} {:>12} {:>12}",

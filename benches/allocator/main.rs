@@ -3,10 +3,13 @@
 //! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose
 //! name contains it. A decision is an accepted single-line reservation of a new user with a new key, limits and retention
 //! on, its event encoded; the tables are presized and lie in huge pages, where the system gives them. `base` is
-//! the harness: reading the commands and the clock. Medians of 5 runs (3 of the large ones); beside each rate that of the
+//! the harness: reading the commands and the clock. `peer` is what one would write in an afternoon: two hash maps, a slab and a
+//! counter, presized and warm, without expiry, events, retention or refusals on record. It shows what the machine can do. Medians of 5 runs (3 of the large ones); beside each rate that of the
 //! typical batch, which shows how disturbed the machine was.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod peer;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -151,7 +154,6 @@ impl Sale {
 }
 
 fn main() {
-    common::take_huge_pages();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let is_test = args.iter().any(|arg| arg == "--test");
     let filter = args.iter().find(|arg| !arg.starts_with("--"));
@@ -159,26 +161,27 @@ fn main() {
     let scale = if is_test { 100 } else { 1 };
     let (million, runs) = (1_000_000 / scale, if is_test { 1 } else { 5 });
     let step = Duration::from_micros(100);
-    println!("allocator/decide, batches of {BATCH}, medians of {runs}");
 
-    // First, while the process is small: memory that was given back would hide what is taken.
-    if is_wanted("growth") {
-        let growth = grow(10 * million, step, runs.min(3));
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let (longest, of_best) = (ms(growth.longest), ms(growth.longest_of_best));
-        println!(
-            "{:<32} {of_best:>10.3} ms   disturbed {longest:>8.3} ms",
-            "growth/longest_1000"
-        );
-        let bytes = growth.bytes_per_live;
-        println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
-    }
+    common::take_huge_pages(|| {
+        // While the process is small: memory that was given back would hide what is taken. And the kernel clears a huge
+        // page at once, a stall that presized tables don't have.
+        if is_wanted("growth") {
+            growth(million, step, runs);
+        }
+    });
     let row = |name: &str, runs: usize, run: &dyn Fn() -> Vec<Duration>| {
         if is_wanted(name) {
             row(name, runs, run);
         }
     };
+    println!("allocator/decide, batches of {BATCH}, medians of {runs}");
     row("base/harness", runs, &|| base(million));
+    row("peer/two_maps_and_a_slab/1M", runs, &|| {
+        peer::reserve(million, million)
+    });
+    row("peer/two_maps_and_a_slab/10M", runs.min(3), &|| {
+        peer::reserve(10 * million, million)
+    });
     row("accepted/1M_users", runs, &|| {
         reserve(million, million, step)
     });
@@ -189,6 +192,18 @@ fn main() {
         sell_out(million, step)
     });
     row("expiry/every_hold_lapses", runs, &|| expire(2 * million));
+}
+
+fn growth(million: usize, step: Duration, runs: usize) {
+    let growth = grow(10 * million, step, runs.min(3));
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let (longest, of_best) = (ms(growth.longest), ms(growth.longest_of_best));
+    println!(
+        "{:<32} {of_best:>10.3} ms   disturbed {longest:>8.3} ms",
+        "growth/longest_1000"
+    );
+    let bytes = growth.bytes_per_live;
+    println!("{:<32} {bytes:>10} bytes", "growth/resident_per_live");
 }
 
 /// The median of the runs' rates; beside it the rate of the typical batch, which shows how disturbed the machine was.
