@@ -5,7 +5,7 @@ use super::EngineError;
 use super::clock::LogicalClock;
 use crate::allocator::{Allocator, Limits, Violation};
 use crate::store::{Recovered, Replica, ReplicaError, StoreError};
-use crate::types::{Batch, Clock, StateRecord};
+use crate::types::{Availability, Batch, Clock, StateRecord};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,11 @@ impl Replica for Allocator {
 
     fn export(&self, out: &mut dyn FnMut(&StateRecord)) {
         Allocator::export(self, out);
+    }
+
+    fn stock(&self) -> Vec<Availability> {
+        let skus = self.skus().filter_map(|(sku, _)| self.availability(sku));
+        skus.collect()
     }
 }
 
@@ -115,6 +120,10 @@ impl Replica for Candidate {
 
     fn export(&self, out: &mut dyn FnMut(&StateRecord)) {
         Replica::export(&self.allocator, out);
+    }
+
+    fn stock(&self) -> Vec<Availability> {
+        self.allocator.stock()
     }
 }
 

@@ -22,7 +22,8 @@ pub use journal::{JournalOptions, JournalStore};
 pub use memory::{MemoryLog, MemoryStore};
 
 use crate::types::{
-    Batch, BatchHash, DecodeError, ReservationId, SourcePosition, StateRecord, Timestamp, Token,
+    Availability, Batch, BatchHash, DecodeError, ReservationId, SourcePosition, StateRecord,
+    Timestamp, Token,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,9 @@ pub enum StoreError {
         /// The batch that was offered.
         next: u64,
     },
+    /// It was told to stop while it waited for the role.
+    #[error("the store was told to stop while it waited for the role; nothing was changed")]
+    Stopped,
     /// The store is damaged, not this program's, or can't be written; the text says where and what to do.
     #[error("{0}")]
     Fatal(String),
@@ -107,6 +111,11 @@ pub trait Replica: Send {
 
     /// Gives the state as a stream that `restore` takes.
     fn export(&self, out: &mut dyn FnMut(&StateRecord));
+
+    /// The counts of every SKU, for a store that keeps them in rows. A replica that counts nothing gives none.
+    fn stock(&self) -> Vec<Availability> {
+        Vec::new()
+    }
 }
 
 /// Makes empty replicas, for snapshots that a store takes beside the writer.
@@ -172,6 +181,12 @@ pub trait Store: Send {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Recovered, StoreError>;
 
+    /// What the SKUs that the next batch touches will count after it. A store that derives the same from the batch may
+    /// compare, and refuse the batch if it finds otherwise.
+    fn expect(&mut self, stock: &[Availability]) {
+        let _ = stock;
+    }
+
     /// Makes the batch durable: all of it or nothing. `Ok` only when it can't be lost any more. The last committed
     /// batch again (same number, same hash) is `Ok` and changes nothing: its acknowledgement was lost.
     ///
@@ -180,10 +195,10 @@ pub trait Store: Send {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Live holds whose deadline the store knows to have passed, the earliest first: a check from outside on the
-    /// writer's own queue. A store that can't tell gives none.
+    /// writer's own queue, made every 10 s. A store that can't tell gives none; one that keeps rows may check them here.
     ///
     /// # Errors
-    /// If it can't be asked just now.
+    /// `Retryable` if it can't be asked just now; anything else ends the writer.
     fn overdue(&mut self, now: Timestamp, limit: usize) -> Result<Vec<ReservationId>, StoreError> {
         let _ = (now, limit);
         Ok(Vec::new())
@@ -196,6 +211,13 @@ pub trait Store: Send {
 
     /// When nothing comes after a batch for so long, the writer commits an empty one. `None`: never.
     fn idle_commit_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Others may take this writer's role while it lives, and watch it from outside: so it commits at least so often, an empty
+    /// batch if need be, and answers nothing, also not what records nothing, before a commit has shown that the role is still
+    /// its own. `None`: nobody can.
+    fn heartbeat(&self) -> Option<Duration> {
         None
     }
 

@@ -261,6 +261,38 @@ impl Batch {
             + refusals as usize * REFUSAL_SIZE)
     }
 
+    /// A batch from its parts, for a store that keeps them apart, with its hash; whether that is the expected one is the
+    /// caller's to check.
+    ///
+    /// # Errors
+    /// More than [`SOURCES_MAX`] sources, or bytes that are no whole records.
+    pub fn from_parts(
+        header: BatchHeader,
+        events: &[u8],
+        refusals: &[u8],
+    ) -> Result<Self, DecodeError> {
+        let (events, torn_event) = events.as_chunks();
+        let (refusals, torn_refusal) = refusals.as_chunks();
+        if !torn_event.is_empty() || !torn_refusal.is_empty() {
+            return Err(DecodeError::Short { what: "a batch" });
+        }
+        if header.sources.len() > SOURCES_MAX
+            || events.len().max(refusals.len()) > RECORDS_MAX as usize
+        {
+            return Err(DecodeError::Field {
+                what: "a batch's header",
+            });
+        }
+        let mut batch = Self {
+            header,
+            hash: BatchHash::default(),
+            events: events.to_vec(),
+            refusals: refusals.to_vec(),
+        };
+        batch.hash = batch.compute_hash();
+        Ok(batch)
+    }
+
     /// Decodes an encoding and computes its hash; whether that is the expected one is the caller's to check, as
     /// are the records, which are decoded when they are read.
     ///

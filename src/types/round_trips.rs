@@ -507,6 +507,8 @@ proptest! {
         batch.encode_into(&mut bytes);
         prop_assert_eq!(bytes.len(), batch.encoded_len());
         prop_assert_eq!(Batch::decode(&bytes), Ok(batch.clone()));
+        let (_, events, refusals) = batch.encoded_parts();
+        prop_assert_eq!(&Batch::from_parts(batch.header.clone(), events, refusals), &Ok(batch.clone()));
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= flip;

@@ -3,14 +3,17 @@
 use super::Tally;
 use crate::store::{OpenRequest, Recovered, Replica, ReplicaError, Store, StoreError};
 use crate::types::{
-    Batch, CommandKind, Event, EventKind, IdempotencyKey, Origin, Refusal, RefusalRecord,
-    ReservationId, SkuId, SourcePosition, StateRecord, Timestamp, Token, UserId,
+    Batch, CommandKind, Event, EventKind, IdempotencyKey, Line, Origin, Refusal, RefusalRecord,
+    ReservationId, Rules, SkuId, SkuName, SourcePosition, StateRecord, Timestamp, Token, UserId,
 };
 use std::fmt;
 use std::sync::Arc;
 
 /// Batches of the history that most checks begin with.
 const HISTORY: u64 = 6;
+
+/// Events that define the SKU, in a log's first batch.
+const DEFINING: u64 = 2;
 
 /// Makes stores on one and the same log.
 pub(super) type NewStore<'a> = dyn FnMut() -> Box<dyn Store> + 'a;
@@ -49,7 +52,8 @@ impl Session {
         expect("what it reports as recovered", &reported, &given)
     }
 
-    /// The next batch: events, refusals and source positions that differ from batch to batch.
+    /// The next batch: events, refusals and source positions that differ from batch to batch. The first one also defines
+    /// the SKU that all others are about.
     pub(super) fn next(&self, events: u64, refusals: u64) -> Batch {
         let number = self.tally.batches + 1;
         let mut batch = Batch::default();
@@ -63,7 +67,9 @@ impl Session {
                 position: number * 100 + source,
             })
             .collect();
-        for sequence in (self.tally.events + 1..).zip(0..events).map(|(s, _)| s) {
+        let first = self.tally.events + 1;
+        let defining = if number == 1 { DEFINING } else { 0 };
+        for sequence in first..first + defining + events {
             batch.push_event(&event(sequence, batch.header.stamp));
         }
         for n in 0..refusals {
@@ -75,17 +81,20 @@ impl Session {
 
     pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), String> {
         let number = batch.header.number;
+        let mut last = String::new();
         for _ in 0..100 {
             match self.store.commit(batch) {
                 Ok(()) => {
                     let applied = self.tally.apply(batch);
                     return applied.map_err(|error| format!("the kit itself errs: {error}"));
                 }
-                Err(StoreError::Retryable(_)) => {}
+                Err(StoreError::Retryable(why)) => last = why,
                 Err(error) => return Err(format!("batch {number} isn't committed: {error}")),
             }
         }
-        Err(format!("batch {number} isn't committed in 100 attempts"))
+        Err(format!(
+            "batch {number} isn't committed in 100 attempts: {last}"
+        ))
     }
 
     /// A log of [`HISTORY`] batches of several shapes.
@@ -149,16 +158,36 @@ pub(super) fn decline(new: &mut NewStore<'_>, writer: u128) -> Result<(), String
     }
 }
 
+/// Of a sale without end: two events define its SKU, then units are held and given back or lapse. So a store that keeps rows
+/// finds the batches in order, wherever they are cut.
 fn event(sequence: u64, at: Timestamp) -> Event {
-    let kind = match sequence % 3 {
-        0 => EventKind::Expired {
-            reservation: ReservationId::from_u64(sequence),
+    let sku = SkuId(0);
+    let held = ReservationId::new(0, sequence - 1);
+    let kind = match (sequence, sequence % 4) {
+        (1, _) => EventKind::SkuNamed {
+            sku,
+            name: SkuName::new("conformance").expect("a name"),
         },
-        1 => EventKind::DeadlinesCredited { micros: sequence },
-        _ => EventKind::Released {
+        (DEFINING, _) => EventKind::SkuDefined {
             origin: origin(sequence),
-            reservation: ReservationId::from_u64(sequence * 3),
+            sku,
+            total: 1 << 40,
+            rules: Rules::default(),
         },
+        (_, 1 | 3) => EventKind::Reserved {
+            origin: origin(sequence),
+            first: Line { sku, quantity: 3 },
+            lines: 1,
+            sale: 0,
+            hold_ms: 1,
+            expires_at: at.plus_ms(1),
+            replaces: None,
+        },
+        (_, 2) => EventKind::Released {
+            origin: origin(sequence),
+            reservation: held,
+        },
+        _ => EventKind::Expired { reservation: held },
     };
     Event {
         sequence,

@@ -1,0 +1,210 @@
+//! How the role is taken: follow the log into the replica, wait until the role may be had, and take it between two batches.
+//!
+//! ```text
+//! connect ─► follow ─► may it be had? ─► lock the fence row ─► the last batches ─► the replica agrees ─► a new token
+//!    ▲          ▲            │ no                                                          │ no: nothing changed
+//!    │          └─ 50 ms ────┘
+//!    └── any error that passes: what the replica has taken it keeps
+//! ```
+
+use super::log::{Fence, PAGE, Position, begin_shard, fence, get, read_page, unsigned};
+use super::session::{Session, fatal};
+use super::sql::Id128;
+use super::writer::{Writer, compare_stock};
+use super::{PostgresOptions, Role, Stop, schema};
+use crate::store::{OpenRequest, Progress, Recovered, Replica, StoreError};
+use crate::types::{Batch, Clock, SystemClock};
+use std::time::Duration;
+
+/// How often a standby looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Pauses between attempts to connect.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A server that has just come back gives the owner this time to come back too.
+const OWNER_RETURNS: Duration = Duration::from_secs(1);
+
+/// What one opening knows.
+pub(super) struct Opening<'a> {
+    options: &'a PostgresOptions,
+    request: &'a OpenRequest,
+    stop: &'a Stop,
+    replica: &'a mut dyn Replica,
+    progress: &'a mut dyn FnMut(Progress),
+    position: Position,
+    clock: SystemClock,
+    /// The owner's last sign of life: what the fence row was, and since when, by this machine's clock.
+    seen: Option<(Fence, Duration)>,
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn new(
+        options: &'a PostgresOptions,
+        request: &'a OpenRequest,
+        stop: &'a Stop,
+        replica: &'a mut dyn Replica,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        Self {
+            options,
+            request,
+            stop,
+            replica,
+            progress,
+            position: Position::default(),
+            clock: SystemClock::new(),
+            seen: None,
+        }
+    }
+
+    /// Until the role is taken, or can't be.
+    pub(super) fn run(mut self) -> Result<(Writer, Recovered), StoreError> {
+        let (options, stop) = (self.options, self.stop);
+        let within = match options.role {
+            Role::TakeNow => options.open_within,
+            Role::WhenSilent(_) => Duration::MAX,
+        };
+        persist(within, stop, || self.attempt())
+    }
+
+    fn pause(&self, time: Duration) -> Result<(), StoreError> {
+        if self.stop.wait(time) {
+            return Err(StoreError::Stopped);
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self) -> Result<(Writer, Recovered), StoreError> {
+        let session = Session::connect(self.options)?;
+        schema::check(&session)?;
+        begin_shard(&session, self.request.shard)?;
+        let connected = self.clock.monotonic();
+        loop {
+            let found = fence(&session, self.request.shard, false)?;
+            self.follow(&session, found.end.number)?;
+            if self.may_take(&found, connected) {
+                return self.take(session);
+            }
+            self.pause(LOOK_EVERY)?;
+        }
+    }
+
+    /// Reads what there is, `last` being the number of the last batch.
+    fn follow(&mut self, session: &Session, last: u64) -> Result<(), StoreError> {
+        let Self {
+            position,
+            replica,
+            progress,
+            request,
+            stop,
+            ..
+        } = self;
+        if last < position.end.number {
+            return Err(StoreError::Behind {
+                last,
+                next: position.end.number + 1,
+            });
+        }
+        while position.end.number < last {
+            let mut take = |batch: &Batch| {
+                let applied = replica.apply(batch);
+                applied.map_err(|error| fatal(error.to_string()))
+            };
+            let read = read_page(session, request.shard, position, &mut take)?;
+            progress(Progress {
+                done: position.end.number,
+                total: Some(last.max(position.end.number)),
+            });
+            if stop.is_set() {
+                return Err(StoreError::Stopped);
+            }
+            if read < PAGE {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn may_take(&mut self, found: &Fence, connected: Duration) -> bool {
+        let Role::WhenSilent(patience) = self.options.role else {
+            return true;
+        };
+        let now = self.clock.monotonic();
+        let since = match &self.seen {
+            Some((seen, since)) if (seen.token, seen.end) == (found.token, found.end) => *since,
+            _ => now,
+        };
+        self.seen = Some((*found, since));
+        let has_left = !found.has_owner && now.saturating_sub(connected) >= OWNER_RETURNS;
+        found.handed_on || has_left || now.saturating_sub(since) >= patience
+    }
+
+    /// Takes the role, between two batches of whoever has it.
+    fn take(&mut self, session: Session) -> Result<(Writer, Recovered), StoreError> {
+        let shard = self.request.shard;
+        session.run("BEGIN")?;
+        let found = fence(&session, shard, true)?;
+        self.follow(&session, found.end.number)?;
+        if self.position.end != found.end {
+            return Err(fatal(format!(
+                "the row of shard {shard} in `writer` says that the log ends with batch {}, {}; it ends with {}, {}: \
+                 restore the database from a backup or a standby",
+                found.end.number, found.end.hash, self.position.end.number, self.position.end.hash
+            )));
+        }
+        self.replica
+            .complete()
+            .map_err(|error| fatal(error.to_string()))?;
+        let stock = self.replica.stock();
+        let known = stock.iter().map(|stock| (stock.sku, *stock)).collect();
+        compare_stock(&session, shard, &known)?;
+        // The lock is this session's before anybody sees the new token.
+        let row = session.row(
+            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now()
+             WHERE shard = $1
+             RETURNING epoch, pg_try_advisory_lock(owner_lock(shard, epoch))",
+            &[&shard.cast_signed(), &Id128(self.request.writer)],
+        )?;
+        let row = row.ok_or_else(|| fatal("the fence row has vanished"))?;
+        let epoch = unsigned(&row, 0)?;
+        session.run("COMMIT")?;
+        // A COMMIT that became a ROLLBACK is reported as done.
+        let taken = fence(&session, shard, false)?;
+        if taken.token.epoch != epoch || taken.token.writer != self.request.writer {
+            return Err(StoreError::Retryable("the takeover didn't last".to_owned()));
+        }
+        if !get::<bool>(&row, 1)? {
+            super::writer::own(&session, shard, epoch)?;
+        }
+        let writer = Writer::new(self.options, shard, session, &taken, stock)?;
+        let recovered = Recovered {
+            token: taken.token,
+            ..self.position.recovered.clone()
+        };
+        Ok((writer, recovered))
+    }
+}
+
+/// Tries again what fails only just now.
+pub(super) fn persist<T>(
+    within: Duration,
+    stop: &Stop,
+    mut attempt: impl FnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let clock = SystemClock::new();
+    let began = clock.monotonic();
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let error = match attempt() {
+            Err(error @ StoreError::Retryable(_)) => error,
+            done => return done,
+        };
+        if clock.monotonic().saturating_sub(began) >= within {
+            return Err(error);
+        }
+        if stop.wait(backoff) {
+            return Err(StoreError::Stopped);
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}

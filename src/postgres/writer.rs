@@ -1,0 +1,332 @@
+//! The writer's role while it lasts: commits, what a commit that changed nothing means, and how a writer goes on after its
+//! connection was lost.
+//!
+//! Invariants. I1: a batch is in the chain once it is known to be committed. I2: a new session is used only after the fence
+//! row was found to bear this writer's token and an end that is in the chain, or one batch beyond it, which the next commit
+//! judges. I3: what a server has lost it is given again in order, each batch through the same fence.
+
+use super::PostgresOptions;
+use super::chain::Chain;
+use super::changes::Changes;
+use super::commit;
+use super::log::{End, Fence, fence, get};
+use super::session::{Session, fatal};
+use crate::store::StoreError;
+use crate::types::{Availability, Batch, ReservationId, SkuId, Timestamp, Token};
+use std::collections::BTreeMap;
+use tokio_postgres::Statement;
+
+pub(super) struct Writer {
+    options: PostgresOptions,
+    shard: u16,
+    token: Token,
+    /// `None` after an error that leaves open what the server has done.
+    link: Option<Link>,
+    chain: Chain,
+    credit_micros: u64,
+    changes: Changes,
+    /// What the rows of the next batch's SKUs must say after it.
+    expected: Vec<Availability>,
+    /// What the rows say of each SKU, as far as the writer was told.
+    stock: BTreeMap<SkuId, Availability>,
+}
+
+/// A session with its prepared statement.
+struct Link {
+    session: Session,
+    commit: Statement,
+}
+
+impl Link {
+    fn new(session: Session) -> Result<Self, StoreError> {
+        let commit = commit::prepare(&session)?;
+        Ok(Self { session, commit })
+    }
+}
+
+impl Writer {
+    /// For a session that has just taken the role.
+    pub(super) fn new(
+        options: &PostgresOptions,
+        shard: u16,
+        session: Session,
+        taken: &Fence,
+        stock: Vec<Availability>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            options: options.clone(),
+            shard,
+            token: taken.token,
+            link: Some(Link::new(session)?),
+            chain: Chain::after(taken.end, options.retained_bytes),
+            credit_micros: taken.credit_micros,
+            changes: Changes::default(),
+            expected: Vec::new(),
+            stock: stock.into_iter().map(|stock| (stock.sku, stock)).collect(),
+        })
+    }
+
+    pub(super) fn expect(&mut self, stock: &[Availability]) {
+        self.expected.clear();
+        self.expected.extend_from_slice(stock);
+    }
+
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let done = self.linked().and_then(|link| {
+            let done = self.offer(&link, batch);
+            self.keep(link, &done);
+            done
+        });
+        if done.is_ok() {
+            let expected = self.expected.drain(..);
+            self.stock.extend(expected.map(|stock| (stock.sku, stock)));
+        }
+        done
+    }
+
+    /// The session, or a new one that was found fit to go on.
+    fn linked(&mut self) -> Result<Link, StoreError> {
+        match self.link.take() {
+            Some(link) => Ok(link),
+            None => self.resume(),
+        }
+    }
+
+    /// A session that failed is not used again.
+    fn keep<T>(&mut self, link: Link, done: &Result<T, StoreError>) {
+        if !matches!(done, Err(StoreError::Retryable(_))) {
+            self.link = Some(link);
+        }
+    }
+
+    fn offer(&mut self, link: &Link, batch: &Batch) -> Result<(), StoreError> {
+        match self.send(link, batch, true)? {
+            None => {
+                self.committed(batch);
+                Ok(())
+            }
+            Some(fence) => self.judge(&fence, batch),
+        }
+    }
+
+    /// Sends a batch; gives the fence row if it wasn't let through.
+    fn send(
+        &mut self,
+        link: &Link,
+        batch: &Batch,
+        is_expected: bool,
+    ) -> Result<Option<Fence>, StoreError> {
+        self.changes
+            .read(batch, self.credit_micros)
+            .map_err(|what| fatal(format!("batch {}: {what}", batch.header.number)))?;
+        let expected = if is_expected { &*self.expected } else { &[] };
+        if batch.header.token == self.token
+            && batch.header.shard == self.shard
+            && commit::commit(&link.session, &link.commit, batch, &self.changes, expected)?
+        {
+            return Ok(None);
+        }
+        fence(&link.session, self.shard, false).map(Some)
+    }
+
+    fn committed(&mut self, batch: &Batch) {
+        self.credit_micros = self
+            .credit_micros
+            .saturating_add(self.changes.credit_micros);
+        self.chain.push(batch);
+    }
+
+    /// Why the fence let nothing through.
+    fn judge(&mut self, fence: &Fence, batch: &Batch) -> Result<(), StoreError> {
+        let header = &batch.header;
+        let number = header.number;
+        if header.shard != self.shard {
+            return Err(fatal(format!(
+                "batch {number} is of shard {}, this store was opened for {}",
+                header.shard, self.shard
+            )));
+        }
+        if header.token != self.token {
+            let epoch = fence.token.epoch;
+            return Err(StoreError::Fenced { epoch });
+        }
+        self.check_token(fence)?;
+        let offered = End {
+            number,
+            hash: batch.hash(),
+        };
+        if fence.end == offered {
+            // Its acknowledgement was lost, unless it is the last one once more.
+            if self.chain.end() != offered {
+                self.committed(batch);
+            }
+            return Ok(());
+        }
+        if fence.end.number + 1 < number {
+            return Err(StoreError::Behind {
+                last: fence.end.number,
+                next: number,
+            });
+        }
+        Err(StoreError::Fork { number })
+    }
+
+    /// Whether the fence row still bears this writer's token.
+    fn check_token(&self, fence: &Fence) -> Result<(), StoreError> {
+        let epoch = fence.token.epoch;
+        if fence.token == self.token && !fence.handed_on {
+            Ok(())
+        } else if epoch < self.token.epoch {
+            // The server has lost even the takeover.
+            Err(StoreError::Behind {
+                last: fence.end.number,
+                next: self.chain.end().number + 1,
+            })
+        } else {
+            Err(StoreError::Fenced { epoch })
+        }
+    }
+
+    /// Goes on with a new session.
+    fn resume(&mut self) -> Result<Link, StoreError> {
+        let session = Session::connect(&self.options)?;
+        let found = fence(&session, self.shard, false)?;
+        self.check_token(&found)?;
+        own(&session, self.shard, self.token.epoch)?;
+        let link = Link::new(session)?;
+        self.give_again(&link, &found)?;
+        Ok(link)
+    }
+
+    /// Commits once more what a server has lost that was behind its predecessor.
+    fn give_again(&mut self, link: &Link, found: &Fence) -> Result<(), StoreError> {
+        let (theirs, ours) = (found.end, self.chain.end());
+        // One beyond is the batch whose acknowledgement was lost, or a fork: the next commit tells.
+        if theirs == ours || theirs.number == ours.number + 1 {
+            return Ok(());
+        }
+        let Some(lost) = self.chain.since(theirs) else {
+            let is_known = theirs.number > ours.number || self.chain.reaches(theirs.number);
+            return Err(if is_known {
+                StoreError::Fork {
+                    number: theirs.number,
+                }
+            } else {
+                StoreError::Behind {
+                    last: theirs.number,
+                    next: ours.number + 1,
+                }
+            });
+        };
+        let lost: Vec<Batch> = lost.cloned().collect();
+        self.credit_micros = found.credit_micros;
+        for batch in &lost {
+            // What the rows say in between nobody was told.
+            if let Some(fence) = self.send(link, batch, false)? {
+                return self.judge(&fence, batch);
+            }
+            self.credit_micros += self.changes.credit_micros;
+        }
+        Ok(())
+    }
+
+    pub(super) fn overdue(
+        &mut self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ReservationId>, StoreError> {
+        let link = self.linked()?;
+        let found = self.look(&link.session, now, limit);
+        self.keep(link, &found);
+        found
+    }
+
+    /// Compares all rows of stock with what the writer was told, and lists the holds whose deadline has passed.
+    fn look(
+        &self,
+        session: &Session,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ReservationId>, StoreError> {
+        compare_stock(session, self.shard, &self.stock)?;
+        let shard = self.shard;
+        let without_credit = now.as_micros().saturating_sub(self.credit_micros);
+        let rows = session.rows(
+            "SELECT id FROM reservations
+             WHERE ended_at IS NULL AND deadline <= $1 AND id BETWEEN $2 AND $3
+             ORDER BY deadline, id LIMIT $4",
+            &[
+                &Timestamp::from_micros(without_credit),
+                &ReservationId::new(shard, 0),
+                &ReservationId::new(shard, crate::types::SEQUENCE_MAX),
+                &i64::try_from(limit).unwrap_or(i64::MAX),
+            ],
+        )?;
+        rows.iter().map(|row| get(row, 0)).collect()
+    }
+
+    /// Hands the role on: whoever waits for it may take it at once.
+    pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        let link = self.linked()?;
+        link.session.rows(
+            "UPDATE writer SET handed_on = true WHERE shard = $1 AND epoch = $2 AND writer_id = $3",
+            &[
+                &self.shard.cast_signed(),
+                &commit::signed(self.token.epoch)?,
+                &super::sql::Id128(self.token.writer),
+            ],
+        )?;
+        link.session.end();
+        Ok(())
+    }
+}
+
+/// Makes this session the one that stands for the writer of an epoch. Another session of that epoch can only be one that this
+/// writer has lost: it is ended, so that the server doesn't take it for the writer.
+pub(super) fn own(session: &Session, shard: u16, epoch: u64) -> Result<(), StoreError> {
+    let (shard, epoch) = (shard.cast_signed(), commit::signed(epoch)?);
+    session.rows(
+        "SELECT pg_terminate_backend(pid) FROM owner_process($1, $2) AS pid WHERE pid <> pg_backend_pid()",
+        &[&shard, &epoch],
+    )?;
+    session
+        .rows(
+            "SELECT pg_advisory_lock(owner_lock($1, $2))",
+            &[&shard, &epoch],
+        )
+        .map(drop)
+}
+
+/// # Errors
+/// `Fatal` for the first row of stock that doesn't say what it should.
+pub(super) fn compare_stock(
+    session: &Session,
+    shard: u16,
+    known: &BTreeMap<SkuId, Availability>,
+) -> Result<(), StoreError> {
+    let rows = session.rows(
+        "SELECT sku, sku_id, total, available, reserved, sold FROM inventory WHERE shard = $1",
+        &[&shard.cast_signed()],
+    )?;
+    let mut rows_by_sku = BTreeMap::new();
+    for row in &rows {
+        let sku = SkuId(get::<i32>(row, 0)?.cast_unsigned());
+        let counts: [i64; 4] = [get(row, 2)?, get(row, 3)?, get(row, 4)?, get(row, 5)?];
+        rows_by_sku.insert(sku, (get::<&str>(row, 1)?, counts));
+    }
+    for (sku, stock) in known {
+        let told = [stock.total, stock.available, stock.reserved, stock.sold].map(u64::cast_signed);
+        let Some((name, counts)) = rows_by_sku.get(sku) else {
+            return Err(fatal(format!(
+                "inventory row of SKU {sku} is missing: rebuild the rows from the log"
+            )));
+        };
+        if *counts != told {
+            return Err(fatal(format!(
+                "inventory row {name} (total, available, reserved, sold) is {counts:?}, the log says {told:?}: it was \
+                 changed from outside; rebuild the rows from the log"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Real servers for tests: each runs in a temporary folder and on a free port, under a script of its kind beside this file, and
+//! ends with the test. A test may kill one, pause it, and start it again on what it left.
+
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take until it listens.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A server's process, its port and its folder. Dropped, the process is killed and the folder removed.
+pub(crate) struct Server {
+    script: &'static str,
+    arguments: Vec<String>,
+    process: Option<Child>,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Runs `tests/servers/SCRIPT DIR PORT ARGUMENTS..` and waits until the port listens.
+    ///
+    /// # Panics
+    /// If it doesn't, with what the server said.
+    pub(crate) fn start(script: &'static str, arguments: &[String]) -> Self {
+        let dir = tempfile::Builder::new().prefix("stockade-").tempdir();
+        let dir = dir.expect("a temporary folder");
+        // A server that runs as another user must get through.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("the folder is ours");
+        let mut server = Self {
+            script,
+            arguments: arguments.to_vec(),
+            process: None,
+            port: free_port(),
+            dir,
+        };
+        server.restart();
+        server
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the server again on its folder and port, after [`kill`](Self::kill).
+    pub(crate) fn restart(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/servers")
+            .join(self.script);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
+        let log = log.expect("a log in the server's folder");
+        let child = Command::new(&script)
+            .arg(self.dir.path().join("server"))
+            .arg(self.port.to_string())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log"))
+            .stderr(log)
+            .process_group(0)
+            .spawn();
+        self.process = Some(child.unwrap_or_else(|error| panic!("{}: {error}", script.display())));
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self
+                .process
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
+            assert!(
+                ended.is_none() && begun.elapsed() < STARTS_WITHIN,
+                "{} doesn't listen on port {}: {}",
+                self.script,
+                self.port,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills the server and all its processes at once, as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            signal(&child, Signal::KILL);
+            child.wait().expect("it was killed");
+        }
+    }
+
+    /// Stops the server's processes without ending them: connections stay open and nobody answers.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused server go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// What the server has written to its output.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    fn signal(&self, what: Signal) {
+        signal(self.process.as_ref().expect("it runs"), what);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn signal(child: &Child, what: Signal) {
+    let pid = Pid::from_child(child);
+    if test_kill_process(pid).is_ok() {
+        kill_process_group(pid, what).expect("the group is ours");
+    }
+}
+
+/// A port that nobody listens on just now.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback address");
+    listener.local_addr().expect("it is bound").port()
+}
