@@ -53,9 +53,7 @@ impl Server {
     /// Starts the server again on its folder and port, after [`kill`](Self::kill).
     pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/servers")
-            .join(self.script);
+        let script = scripts().join(self.script);
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -131,6 +129,14 @@ fn signal(child: &Child, what: Signal) {
     if test_kill_process(pid).is_ok() {
         kill_process_group(pid, what).expect("the group is ours");
     }
+}
+
+/// This folder, whichever package of the workspace tests with it.
+fn scripts() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = package.ancestors().map(|dir| dir.join("tests/servers"));
+    let mut found = found.filter(|dir| dir.join("mod.rs").exists());
+    found.next().expect("the scripts lie beside this file")
 }
 
 /// A port that nobody listens on just now.

@@ -2,7 +2,7 @@
 //!
 //! Each command's own flags stand in its module.
 
-use crate::{audit, demo, load, rehearse, report, serve, token};
+use crate::{audit, demo, init, load, rehearse, report, serve, token};
 use clap::{Parser, Subcommand};
 use std::str::FromStr;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a sale, send a crowd, show it live, audit it and write the report (the default)
     Demo(demo::Args),
+    /// Make the tables of a log in PostgreSQL
+    Init(init::Args),
     /// Serve a sale over HTTP
     Serve(serve::Args),
     /// Send an open-loop crowd to a server

@@ -4,7 +4,7 @@
 //! demo      serve + a crowd + audit + report, the default      rehearse  replay a real order log
 //! serve     the sale over HTTP, on a journal directory         audit     verify a journal directory
 //! load      an open-loop crowd against a server                report    report.html from a report.json
-//! token     a bearer token for one user
+//! token     a bearer token for one user                        init      tables for a log in PostgreSQL
 //! ```
 //!
 //! Everything that touches the engine goes through [`engine`]; everything that is said over HTTP is in [`serve`].
@@ -14,7 +14,9 @@ mod audit;
 mod cli;
 mod demo;
 mod engine;
+mod init;
 mod load;
+mod log;
 mod payment;
 mod rehearse;
 mod report;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let outcome = match cli.chosen() {
         cli::Command::Demo(args) => demo::run(&args),
+        cli::Command::Init(args) => init::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Rehearse(args) => rehearse::run(&args),

@@ -2,6 +2,7 @@
 
 use crate::cli::SkuArg;
 use crate::engine::{Ask, CommandError, Engine, EngineError, Handle, Limits};
+use crate::log::{Log, Stop};
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,14 +38,15 @@ impl Folder {
         }
     }
 
+    /// A log in it.
+    pub(crate) fn log(&self) -> Log {
+        Log::journal(self.path())
+    }
+
     /// A journal in it.
     pub(crate) fn store(&self) -> JournalStore {
-        journal(self.path())
+        JournalStore::new(JournalOptions::new(self.path()))
     }
-}
-
-fn journal(path: &Path) -> JournalStore {
-    JournalStore::new(JournalOptions::new(path))
 }
 
 /// For a rehearsal: carts of any length, and no bound that a file could reach.
@@ -108,17 +110,25 @@ impl Default for Bounds {
 
 /// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined, one that the journal
 /// has is checked and never changed. The sale of one that was never opened is opened, also if it was defined long ago.
-pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms, bounds: &Bounds) -> Result<Engine> {
+///
+/// A log that others share is waited for: `waits` is given what ends that.
+pub(crate) fn open(
+    log: &Log,
+    skus: &[SkuArg],
+    terms: &Terms,
+    bounds: &Bounds,
+    waits: impl FnOnce(Stop),
+) -> Result<Engine> {
     let rules = terms.rules()?;
-    let engine = Engine::builder()
+    let builder = Engine::builder()
         .name("flash-sale")
-        .store(journal(dir))
         .limits(sale_limits())
         .ring_capacity(bounds.queue)
         .clock_jump_max(bounds.clock_jump_max)
-        .digest_at_shutdown()
-        .start()
-        .map_err(|error| start_failed(error, dir))?;
+        .digest_at_shutdown();
+    let (builder, stop) = log.attach(builder)?;
+    waits(stop);
+    let engine = builder.start().map_err(|error| start_failed(error, log))?;
     let handle = engine.handle();
     for sku in skus {
         let ready = define(&handle, sku, rules).and_then(|id| {
@@ -136,23 +146,22 @@ pub(crate) fn open(dir: &Path, skus: &[SkuArg], terms: &Terms, bounds: &Bounds) 
         engine.shutdown(Duration::from_secs(5));
         bail!(
             "{} holds no SKU and none is given: pass --sku NAME=UNITS",
-            dir.display()
+            log
         );
     }
     Ok(engine)
 }
 
 /// What went wrong, and which flag helps if one does.
-fn start_failed(error: EngineError, dir: &Path) -> anyhow::Error {
-    let dir = dir.display();
+fn start_failed(error: EngineError, log: &Log) -> anyhow::Error {
     match &error {
         EngineError::ClockAhead {
             wall, last_stamp, ..
         } => {
             let hours = wall.since(*last_stamp).as_secs().div_ceil(3_600);
-            anyhow!("can't start on {dir}: {error} (`serve` takes --clock-jump-max {hours}h)")
+            anyhow!("can't start on {log}: {error} (`serve` takes --clock-jump-max {hours}h)")
         }
-        _ => anyhow::Error::new(error).context(format!("can't start on {dir}")),
+        _ => anyhow::Error::new(error).context(format!("can't start on {log}")),
     }
 }
 

@@ -21,7 +21,7 @@ impl Signals {
     }
 
     /// Completes at the first of them.
-    pub(crate) async fn first(mut self) -> io::Result<()> {
+    pub(crate) async fn first(&mut self) -> io::Result<()> {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -42,7 +42,7 @@ impl Signals {
     }
 
     /// Completes at it.
-    pub(crate) async fn first(self) -> io::Result<()> {
+    pub(crate) async fn first(&mut self) -> io::Result<()> {
         tokio::signal::ctrl_c().await
     }
 }

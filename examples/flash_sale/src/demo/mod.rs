@@ -99,20 +99,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         closed: false,
     };
     let engine = sale::open(
-        folder.path(),
+        &folder.log(),
         std::slice::from_ref(&sku),
         &terms,
         &Bounds::default(),
+        drop,
     )?;
     let handle = engine.handle();
     let id = handle.sku(sku.name.as_str()).context("just defined")?;
     let started_at = handle.now();
     let secrets = Secrets::random()?;
     let server = Server::start(
+        crate::serve::runtime(None)?,
         engine.handle(),
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            threads: None,
             connections_max: 1_024,
             secrets: secrets.clone(),
             gateway: Arc::new(SimulatedGateway::new(Duration::from_millis(20))),

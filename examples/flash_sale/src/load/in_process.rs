@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         per_user: 1,
         closed: false,
     };
-    let engine = sale::open(folder.path(), &[sku], &terms, &Bounds::default())?;
+    let engine = sale::open(&folder.log(), &[sku], &terms, &Bounds::default(), drop)?;
     let handle = engine.handle();
     let sku = handle.sku(&args.sku).context("the SKU was just defined")?;
     let recorder = Arc::new(Recorder::new());

@@ -28,7 +28,8 @@ mod router;
 mod stream;
 
 use crate::cli::{SkuArg, duration};
-use crate::engine::Handle;
+use crate::engine::{Engine, Handle, State};
+use crate::log::{Log, PostgresUrl, Stop};
 use crate::payment::{PaymentGateway, SimulatedGateway};
 use crate::sale::{self, Bounds, Terms};
 use crate::shutdown::Signals;
@@ -42,10 +43,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How long connections may take to finish at shutdown, and then the engine.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How often a server looks whether its engine has halted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
@@ -55,9 +58,8 @@ pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The journal directory; it is made if need be, and continued if it holds a sale
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[command(flatten)]
+    kept: Kept,
     /// A SKU and its units; repeat for more
     #[arg(long, value_name = "NAME=UNITS")]
     sku: Vec<SkuArg>,
@@ -91,7 +93,30 @@ pub(crate) struct Args {
     insecure_dev: bool,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Where the sale is kept.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Kept {
+    /// The journal directory; it is made if need be, and continued if it holds a sale
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// A PostgreSQL server instead, prepared by `init`. While another writer has the role this one follows, as a warm
+    /// standby, and serves once it has taken over
+    #[arg(long, value_name = "URL")]
+    store: Option<PostgresUrl>,
+}
+
+impl Kept {
+    fn log(&self) -> Result<Log> {
+        match (&self.data, &self.store) {
+            (Some(dir), None) => Ok(Log::journal(dir)),
+            (None, Some(url)) => Ok(Log::Postgres(url.clone())),
+            _ => bail!("say where the sale is kept: --data DIR or --store URL"),
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, or until another writer has taken the role.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let secrets = Secrets::from_env(args.insecure_dev, args.listen.ip())?;
     let terms = Terms {
@@ -103,15 +128,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         queue: args.queue as usize,
         clock_jump_max: args.clock_jump_max,
     };
-    let engine = sale::open(&args.data, &args.sku, &terms, &bounds)?;
+    let log = args.kept.log()?;
+    let runtime = runtime(args.threads)?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::catch()?
+    };
+    let opening = {
+        let (log, skus) = (log.clone(), args.sku.clone());
+        move |waits| sale::open(&log, &skus, &terms, &bounds, waits)
+    };
+    if log.is_shared() {
+        eprintln!("{log}: following the log until the writer's role is free");
+    }
+    let Some(engine) = runtime.block_on(unless_asked_to_end(&mut signals, opening))? else {
+        return Ok(());
+    };
     let config = Config {
         listen: args.listen,
-        threads: args.threads,
         connections_max: args.connections_max,
         secrets,
         gateway: Arc::new(SimulatedGateway::new(args.payment_latency)),
     };
-    let server = match Server::start(engine.handle(), config) {
+    let server = match Server::start(runtime, engine.handle(), config) {
         Ok(server) => server,
         Err(error) => {
             engine.shutdown(DRAIN_TIME);
@@ -121,13 +160,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for warning in engine.handle().health().warnings {
         eprintln!("warning: {warning}");
     }
-    // Caught before anybody can know that we listen.
-    let signals = {
-        let _inside = server.runtime().enter();
-        Signals::catch()?
-    };
     println!("listening on http://{}", server.address());
-    server.runtime().block_on(signals.first())?;
+    server.runtime().block_on(async {
+        tokio::select! {
+            caught = signals.first() => caught,
+            () = halted(engine.handle()), if log.is_shared() => Ok(()),
+        }
+    })?;
     eprintln!("shutting down");
     server.stop();
     let report = engine.shutdown(DRAIN_TIME);
@@ -138,10 +177,56 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Opens the engine, which may wait long for the writer's role; `None` if a signal came first.
+async fn unless_asked_to_end<F>(signals: &mut Signals, open: F) -> Result<Option<Engine>>
+where
+    F: FnOnce(Box<dyn FnOnce(Stop) + Send>) -> Result<Engine> + Send + 'static,
+{
+    let (tell, told) = oneshot::channel();
+    let waits = Box::new(move |stop| {
+        // Whoever would end the wait may have gone.
+        let _ = tell.send(stop);
+    });
+    let mut opening = tokio::task::spawn_blocking(move || open(waits));
+    tokio::select! {
+        opened = &mut opening => opened?.map(Some),
+        caught = signals.first() => {
+            caught?;
+            if let Ok(stop) = told.await {
+                stop();
+            }
+            if let Ok(engine) = opening.await? {
+                engine.shutdown(DRAIN_TIME);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// When the engine has halted. Other machines go on with a log that is shared, so this one makes way: restarted, it follows.
+async fn halted(handle: Handle) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    while !matches!(handle.health().state, State::Halted(_)) {
+        look.tick().await;
+    }
+}
+
+/// The threads of a server; by default one per core.
+pub(crate) fn runtime(threads: Option<NonZeroUsize>) -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    builder
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("can't start the server's threads")
+}
+
 /// How to serve.
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
-    pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) connections_max: u32,
     pub(crate) secrets: Secrets,
     pub(crate) gateway: Arc<dyn PaymentGateway>,
@@ -158,16 +243,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Listens; requests are answered from now on.
-    pub(crate) fn start(handle: Handle, config: Config) -> Result<Self> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        if let Some(threads) = config.threads {
-            builder.worker_threads(threads.get());
-        }
-        let runtime = builder
-            .thread_name("http")
-            .enable_all()
-            .build()
-            .context("can't start the server's threads")?;
+    pub(crate) fn start(runtime: Runtime, handle: Handle, config: Config) -> Result<Self> {
         let listener = listen(config.listen).with_context(|| {
             format!(
                 "can't listen on {}: take another --listen, or port 0 for a free one",

@@ -27,13 +27,18 @@ pub fn flash_sale() -> Command {
 
 /// The program or what runs it, told to serve `dir` on a free port.
 pub fn serve(mut command: Command, dir: &Path, flags: &[&str]) -> Command {
-    command
-        .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2"])
-        .arg("--data")
-        .arg(dir)
-        .args(flags);
+    command.args(SERVE).arg("--data").arg(dir).args(flags);
     command
 }
+
+/// Told to serve what a PostgreSQL server keeps.
+pub fn serve_shared(url: &str, flags: &[&str]) -> Command {
+    let mut command = flash_sale();
+    command.args(SERVE).args(["--store", url]).args(flags);
+    command
+}
+
+const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
 
 /// A bearer token of a user.
 pub fn token(user: &str) -> String {
@@ -66,23 +71,8 @@ impl Server {
     }
 
     /// As a command that serves.
-    pub fn of(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("its output is piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("it prints");
-        let address = line
-            .trim()
-            .strip_prefix("listening on http://")
-            .and_then(|address| address.parse().ok())
-            .unwrap_or_else(|| panic!("the server did not start: {line:?}"));
-        Self { child, address }
+    pub fn of(command: Command) -> Self {
+        Starting::of(command).listens()
     }
 
     /// As `kill -9`.
@@ -93,9 +83,7 @@ impl Server {
 
     /// SIGTERM; true if it ended in good order.
     pub fn terminate(mut self) -> bool {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").arg(pid).status().expect("kill runs");
-        assert!(sent.success());
+        signal(&self.child, "TERM");
         self.child.wait().expect("it ends").success()
     }
 
@@ -143,6 +131,56 @@ impl Server {
         let headers = [("authorization", &*format!("Bearer {ADMIN_TOKEN}"))];
         self.ask("GET", &format!("/api/admin/skus/{name}"), &headers, "")
     }
+}
+
+/// A server that has not said yet where it listens, such as a standby. Killed when it is dropped.
+pub struct Starting(Option<Child>);
+
+impl Starting {
+    pub fn of(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        Self(Some(child.expect("the program starts")))
+    }
+
+    /// Waits until it listens.
+    pub fn listens(mut self) -> Server {
+        let child = self.0.as_mut().expect("it runs");
+        let stdout = child.stdout.take().expect("its output is piped");
+        let mut line = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("it prints");
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("the server did not start: {line:?}"));
+        let child = self.0.take().expect("it runs");
+        Server { child, address }
+    }
+
+    /// SIGTERM; true if it ended in good order.
+    pub fn terminate(mut self) -> bool {
+        let mut child = self.0.take().expect("it runs");
+        signal(&child, "TERM");
+        child.wait().expect("it ends").success()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Sends a signal by its name.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", name, &pid]).status();
+    assert!(sent.expect("kill runs").success());
 }
 
 impl Drop for Server {
