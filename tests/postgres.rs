@@ -4,6 +4,7 @@
 mod servers;
 
 use postgres::NoTls;
+use postgres::error::SqlState;
 use servers::{Proxy, Server};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
@@ -69,10 +70,23 @@ fn the_postgres_store_is_a_store() {
 }
 
 fn sql(options: &PostgresOptions) -> postgres::Client {
-    let mut client = postgres::Client::connect(&options.url, NoTls).expect("a connection");
+    let mut client = connect(&options.url);
     let schema = format!("SET search_path = {}", options.schema);
     client.batch_execute(&schema).expect("a schema");
     client
+}
+
+/// A client, also of a server that listens and isn't ready yet.
+fn connect(url: &str) -> postgres::Client {
+    loop {
+        match postgres::Client::connect(url, NoTls) {
+            Ok(client) => return client,
+            Err(error) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("no connection: {error}"),
+        }
+    }
 }
 
 fn open_sku(handle: &Handle, name: &str, total: u64) -> SkuId {
@@ -416,4 +430,550 @@ fn the_log_can_be_read_by_sql() {
         (row.get(0), row.get(1), row.get(2), row.get(3)),
         (true, 0_i64, 1_i64, 1_i64)
     );
+}
+
+#[test]
+fn a_schema_is_migrated_once_and_a_newer_one_is_refused() {
+    let log = Log::new();
+    PostgresStore::migrate(&log.options).expect("it is left alone");
+    let mut client = sql(&log.options);
+    let newer = "INSERT INTO schema_version (version) VALUES (1000)";
+    client.execute(newer, &[]).expect("a row");
+    let migrated = PostgresStore::migrate(&log.options).expect_err("newer");
+    let opened = engine(&log.options).start().err().expect("newer");
+    for error in [migrated.to_string(), opened.to_string()] {
+        assert!(
+            error.contains("1000") && error.contains("use the release"),
+            "{error}"
+        );
+    }
+    let mut missing = log.options.clone();
+    missing.schema = "nothing".to_owned();
+    let error = engine(&missing)
+        .start()
+        .err()
+        .expect("no tables")
+        .to_string();
+    assert!(error.contains("PostgresStore::migrate"), "{error}");
+    let mut wrong = log.options.clone();
+    wrong.schema = "a; DROP".to_owned();
+    assert!(matches!(
+        PostgresStore::migrate(&wrong),
+        Err(StoreError::Fatal(_))
+    ));
+}
+
+/// Starts an engine on a thread of its own and gives it when it has the role.
+fn start_later(options: &PostgresOptions) -> mpsc::Receiver<Result<Engine, EngineError>> {
+    let (tell, told) = mpsc::channel();
+    let builder = engine(options);
+    std::thread::spawn(move || tell.send(builder.start()));
+    told
+}
+
+fn standby(options: &PostgresOptions, patience: Duration) -> PostgresOptions {
+    let mut standby = options.clone();
+    standby.role = Role::WhenSilent(patience);
+    standby
+}
+
+fn taken(waiting: &mpsc::Receiver<Result<Engine, EngineError>>) -> Engine {
+    let engine = waiting.recv_timeout(PATIENCE).expect("it takes the role");
+    engine.expect("it starts")
+}
+
+#[test]
+fn a_standby_takes_over_when_the_role_is_handed_on_and_when_the_session_ends() {
+    let log = Log::new();
+    let patient = standby(&log.options, Duration::from_secs(3_600));
+    let first = engine(&log.options).start().expect("it starts");
+    let sku = open_sku(&first.handle(), "A", 10);
+    let waiting = start_later(&patient);
+    let id = reserve(&first.handle(), 1, sku).expect("a unit");
+    let early = waiting.recv_timeout(Duration::from_secs(2));
+    assert!(early.is_err(), "an owner that beats is left alone");
+    assert!(first.shutdown(PATIENCE).is_clean);
+    let second = taken(&waiting);
+    assert_eq!(
+        reserve(&second.handle(), 1, sku).expect("the same answer"),
+        id
+    );
+    // The server ends the owner's session: nobody has to wait for silence.
+    let waiting = start_later(&patient);
+    let mut client = sql(&log.options);
+    let ended = client.query_one(
+        "SELECT pg_terminate_backend(owner_process(shard, epoch)) FROM writer WHERE pg_sleep(1.5)::text = ''",
+        &[],
+    );
+    assert!(ended.expect("a row").get::<_, bool>(0));
+    let third = taken(&waiting);
+    assert!(reserve(&third.handle(), 3, sku).is_ok());
+    // The second one finds out by its next heartbeat, without being asked.
+    let mut state = second.handle().health().state;
+    while !matches!(state, State::Halted(_)) {
+        std::thread::yield_now();
+        state = second.handle().health().state;
+    }
+    assert!(halted(&second.handle()).contains("another writer (epoch 3)"));
+}
+
+#[test]
+fn a_standby_can_be_stopped() {
+    let log = Log::new();
+    let owner = engine(&log.options).start().expect("it starts");
+    let store = PostgresStore::new(standby(&log.options, Duration::from_secs(3_600)));
+    let stop = store.stop_handle();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(Engine::builder().store(store).start().map(drop)));
+    assert!(
+        told.recv_timeout(Duration::from_millis(300)).is_err(),
+        "it waits"
+    );
+    stop.stop();
+    let stopped = told.recv_timeout(PATIENCE).expect("it ends");
+    assert!(matches!(
+        stopped,
+        Err(EngineError::Store(StoreError::Stopped))
+    ));
+    assert!(owner.handle().health().is_running());
+}
+
+#[test]
+fn a_writer_cut_off_past_its_takeover_commits_nothing_and_answers_nothing() {
+    let log = Log::new();
+    let port = log.options.url.rsplit([':', '/']).nth(1).expect("a port");
+    let proxy = Proxy::start(port.parse().expect("a number"));
+    let mut far = log.options.clone();
+    far.url = url(proxy.port());
+    far.statement_timeout = Duration::from_secs(60);
+    let zombie = engine(&far).start().expect("it starts");
+    let handle = zombie.handle();
+    let sku = open_sku(&handle, "A", 2);
+    reserve(&handle, 1, sku).expect("a unit");
+    let closed = open_sku(&handle, "B", 2);
+    let close = handle.set_gate(SetGate::new(ADMIN, closed, Gate::Close));
+    close.expect("room").wait().expect("closed");
+    let waiting = start_later(&standby(&log.options, Duration::from_secs(1)));
+    proxy.stall();
+    // What is accepted, what is refused, what records nothing, and what only asks.
+    let user = UserId::from(2);
+    let cart = |sku, units| Reserve::one(user, sku, units).expect("a cart");
+    let sold = handle.reserve(cart(sku, 1)).expect("room");
+    let refused = handle.reserve(cart(sku, 9)).expect("room");
+    let deferred = handle.reserve(cart(closed, 1)).expect("room");
+    let asked = handle.query(Query::ReservationsOf(user)).expect("room");
+    let owner = taken(&waiting);
+    reserve(&owner.handle(), 3, sku).expect("the last unit");
+    assert!(!asked.is_done() && !sold.is_done());
+    proxy.open();
+    for untold in [
+        sold.wait().err(),
+        refused.wait().err(),
+        deferred.wait().err(),
+        asked.wait().err(),
+    ] {
+        let untold = untold.expect("no answer");
+        assert!(
+            matches!(untold, CommandError::Unknown | CommandError::NotDecided),
+            "{untold}"
+        );
+    }
+    assert!(halted(&handle).contains("another writer (epoch 2)"));
+    assert!(handle.reserve(cart(sku, 1)).is_err());
+    assert!(owner.shutdown(PATIENCE).is_clean);
+    let row = sql(&log.options).query_one(
+        "SELECT count(*), count(DISTINCT epoch) FROM batches b, events e
+        WHERE b.number = e.batch AND e.kind = 'reserved'",
+        &[],
+    );
+    let row = row.expect("a count");
+    assert_eq!(
+        (row.get(0), row.get(1)),
+        (2_i64, 2_i64),
+        "one of each writer"
+    );
+}
+
+#[test]
+fn an_answer_that_is_lost_on_the_way_changes_nothing() {
+    let log = Log::new();
+    let port = log.options.url.rsplit([':', '/']).nth(1).expect("a port");
+    let proxy = Proxy::start(port.parse().expect("a number"));
+    let mut far = log.options.clone();
+    far.url = url(proxy.port());
+    let engine = engine(&far).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 100);
+    for user in 0..20 {
+        proxy.cut_next_answer();
+        reserve(&handle, user, sku).expect("a unit, once");
+    }
+    assert!(proxy.swallowed() >= 20);
+    assert_eq!(handle.availability(sku).expect("known").reserved, 20);
+    // Connections that are cut without a word lose nothing either.
+    for user in 20..40 {
+        proxy.cut();
+        reserve(&handle, user, sku).expect("a unit, once");
+    }
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    let mut client = sql(&log.options);
+    let row = client
+        .query_one("SELECT reserved, available FROM inventory", &[])
+        .expect("one");
+    assert_eq!((row.get(0), row.get(1)), (40_i64, 60_i64));
+    assert!(client.query(RECOUNT, &[]).expect("a recount").is_empty());
+}
+
+#[test]
+fn stock_that_is_edited_by_sql_halts_the_writer_which_names_the_row() {
+    let log = Log::new();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_800_000_000_000_000,
+    )));
+    let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let (handle, mut runner) = engine(&log.options)
+        .clock(Arc::clone(&time))
+        .build()
+        .expect("it opens");
+    let mut ask = |what: &dyn Fn()| {
+        what();
+        runner.step()
+    };
+    let name = |name| SkuName::new(name).expect("a name");
+    ask(&|| {
+        for sku in ["A", "B"] {
+            drop(handle.define_sku(DefineSku::new(ADMIN, name(sku), 10)));
+        }
+        for sku in [SkuId(0), SkuId(1)] {
+            drop(handle.set_gate(SetGate::new(ADMIN, sku, Gate::Open)));
+            drop(handle.reserve(Reserve::one(UserId(1), sku, 1).expect("a cart")));
+        }
+    })
+    .expect("it runs");
+    let mut client = sql(&log.options);
+    // The database itself refuses to oversell, or to lose a unit.
+    for edit in [
+        "sold = 11",
+        "total = 20",
+        "available = 8",
+        "reserved = -1, available = 11",
+    ] {
+        let edited = client.execute(&format!("UPDATE inventory SET {edit} WHERE sku = 0"), &[]);
+        let refused = edited.expect_err("a law");
+        assert!(refused.to_string().contains("db error"), "{refused:?}");
+    }
+    client
+        .execute(
+            "UPDATE inventory SET total = 20, available = 19 WHERE sku = 0",
+            &[],
+        )
+        .expect("an edit");
+    // A batch that rests on it isn't committed.
+    let batches = |client: &mut postgres::Client| -> i64 {
+        client
+            .query_one("SELECT count(*) FROM batches", &[])
+            .expect("one")
+            .get(0)
+    };
+    let before = batches(&mut client);
+    let error =
+        ask(&|| drop(handle.reserve(Reserve::one(UserId(2), SkuId(0), 1).expect("a cart"))));
+    let error = error.expect_err("it halts").to_string();
+    assert!(
+        error.contains("inventory row A") && error.contains("total 20"),
+        "{error}"
+    );
+    assert_eq!(batches(&mut client), before);
+    // Nor does anybody take the role on such rows.
+    let error = engine(&log.options)
+        .clock(Arc::clone(&time))
+        .build()
+        .err()
+        .expect("drift")
+        .to_string();
+    assert!(error.contains("inventory row A"), "{error}");
+    client
+        .execute(
+            "UPDATE inventory SET total = 10, available = 9 WHERE sku = 0",
+            &[],
+        )
+        .expect("an edit");
+    // A row that no batch touches is found by the next sweep.
+    let (handle, mut runner) = engine(&log.options)
+        .clock(Arc::clone(&time))
+        .build()
+        .expect("it opens");
+    client
+        .execute(
+            "UPDATE inventory SET total = 20, available = 19 WHERE sku = 1",
+            &[],
+        )
+        .expect("an edit");
+    clock.advance(Duration::from_secs(11));
+    drop(handle.query(Query::Sku(SkuId(0))));
+    let error = runner.step().expect_err("it halts").to_string();
+    assert!(error.contains("inventory row B"), "{error}");
+    client
+        .execute(
+            "UPDATE inventory SET total = 10, available = 9 WHERE sku = 1",
+            &[],
+        )
+        .expect("an edit");
+    // So is a hold that ended, and that somebody revived.
+    let (handle, mut runner) = engine(&log.options).clock(time).build().expect("it opens");
+    clock.advance(Duration::from_secs(200));
+    runner.step().expect("the holds lapse");
+    let revive = "UPDATE reservations SET status = 'RESERVED', ended_at = NULL WHERE sku = 1";
+    assert_eq!(client.execute(revive, &[]).expect("an edit"), 1);
+    let mut steps = (0..4).map(|_| {
+        clock.advance(Duration::from_secs(11));
+        drop(handle.query(Query::Sku(SkuId(0))));
+        runner.step()
+    });
+    let error = steps.find_map(Result::err).expect("it halts").to_string();
+    assert!(
+        error.contains("overdue") && error.contains("res-"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_row_that_was_deleted_halts_the_writer_which_names_it() {
+    let log = Log::new();
+    let engine = engine(&log.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let id = reserve(&handle, 1, sku).expect("a unit");
+    sql(&log.options)
+        .execute("DELETE FROM reservations", &[])
+        .expect("an edit");
+    let released = handle
+        .release(Release::new(UserId::from(1), id))
+        .expect("room")
+        .wait();
+    assert_eq!(released.err(), Some(CommandError::Unknown));
+    let reason = halted(&handle);
+    assert!(reason.contains(&id.to_string()), "{reason}");
+}
+
+/// Reserves until it is told to stop; gives what was acknowledged.
+fn load(
+    handle: &Handle,
+    sku: SkuId,
+    first: u64,
+    stop: &std::sync::atomic::AtomicBool,
+) -> Vec<ReservationId> {
+    let mut held = Vec::new();
+    for user in first.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        held.extend(reserve(handle, user, sku).ok());
+    }
+    held
+}
+
+/// Every one of these is in the rows, once, and the laws hold.
+fn check_held(options: &PostgresOptions, held: &[ReservationId]) {
+    let mut client = sql(options);
+    let rows = client
+        .query("SELECT id FROM reservations WHERE ended_at IS NULL", &[])
+        .expect("rows");
+    let known: std::collections::BTreeSet<ReservationId> =
+        rows.iter().map(|row| row.get(0)).collect();
+    let lost: Vec<_> = held.iter().filter(|id| !known.contains(id)).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let distinct: std::collections::BTreeSet<_> = held.iter().collect();
+    assert_eq!(distinct.len(), held.len(), "acknowledged twice");
+    assert!(client.query(RECOUNT, &[]).expect("a recount").is_empty());
+}
+
+#[test]
+fn a_server_that_is_killed_under_load_and_comes_back_costs_nothing() {
+    let mut server = Server::start("postgres.sh", &[]);
+    let options = PostgresOptions::new(url(server.port()));
+    PostgresStore::migrate(&options).expect("a new schema");
+    let engine = engine(&options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000_000);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let held = std::thread::scope(|scope| {
+        let (handle, stop) = (&handle, &stop);
+        let threads: Vec<_> = (0..4)
+            .map(|thread| scope.spawn(move || load(handle, sku, thread << 32, stop)))
+            .collect();
+        for _ in 0..2 {
+            // In the middle of it, as the counts show.
+            let before = handle.stats().accepted;
+            while handle.stats().accepted < before + 200 {
+                std::thread::yield_now();
+            }
+            server.kill();
+            assert!(handle.health().is_running());
+            server.restart();
+        }
+        let before = handle.stats().accepted;
+        while handle.stats().accepted < before + 200 {
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let held = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("no panic"));
+        held.collect::<Vec<_>>()
+    });
+    assert!(held.len() >= 600);
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    check_held(&options, &held);
+    let mut again = options.clone();
+    again.role = Role::TakeNow;
+    self::engine(&again).start().expect("it recovers");
+}
+
+#[test]
+fn a_server_that_hangs_makes_reservations_wait_and_nothing_else() {
+    let server = Server::start("postgres.sh", &[]);
+    let mut options = PostgresOptions::new(url(server.port()));
+    options.statement_timeout = Duration::from_millis(300);
+    PostgresStore::migrate(&options).expect("a new schema");
+    let engine = engine(&options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 10);
+    server.pause();
+    let asked = handle
+        .reserve(Reserve::one(UserId(1), sku, 1).expect("a cart"))
+        .expect("room");
+    while handle.health().warnings.is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(handle.health().is_running() && !asked.is_done());
+    assert_eq!(handle.availability(sku).expect("reads go on").available, 10);
+    server.go_on();
+    let held = asked.wait().expect("a unit");
+    assert!(engine.shutdown(PATIENCE).is_clean);
+    check_held(&options, &[held.id]);
+}
+
+#[test]
+fn other_clients_that_take_every_connection_leave_the_writer_its_own() {
+    let settings = [
+        "max_connections=8".to_owned(),
+        "superuser_reserved_connections=0".to_owned(),
+    ];
+    let server = Server::start("postgres.sh", &settings);
+    let options = PostgresOptions::new(url(server.port()));
+    PostgresStore::migrate(&options).expect("a new schema");
+    let engine = engine(&options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let connect = || postgres::Client::connect(&options.url, NoTls);
+    let others: Vec<_> = std::iter::from_fn(|| connect().ok()).collect();
+    assert!(others.len() >= 5 && connect().is_err(), "{}", others.len());
+    let held = reserve(&handle, 1, sku).expect("a unit");
+    drop(others);
+    assert!(engine.shutdown(PATIENCE).is_clean);
+    check_held(&options, &[held]);
+}
+
+/// A primary, and an asynchronous standby that gets its log through a proxy.
+struct Pair {
+    primary: Server,
+    link: Proxy,
+    standby: Server,
+    options: PostgresOptions,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Server::start("postgres.sh", &[]);
+        let link = Proxy::start(primary.port());
+        let of = ["--standby-of".to_owned(), link.port().to_string()];
+        let standby = Server::start("postgres.sh", &of);
+        let mut options = PostgresOptions::new(format!(
+            "postgres://stockade@127.0.0.1:{},127.0.0.1:{}/stockade",
+            primary.port(),
+            standby.port()
+        ));
+        options.statement_timeout = Duration::from_secs(1);
+        PostgresStore::migrate(&options).expect("a new schema");
+        Self {
+            primary,
+            link,
+            standby,
+            options,
+        }
+    }
+
+    fn on_standby(&self) -> PostgresOptions {
+        let mut options = self.options.clone();
+        options.url = url(self.standby.port());
+        options
+    }
+
+    /// Until the standby has all that the primary has.
+    fn catch_up(&self, handle: &Handle, sku: SkuId) {
+        let reserved = handle
+            .availability(sku)
+            .expect("known")
+            .reserved
+            .cast_signed();
+        let mut standby = sql(&self.on_standby());
+        while standby
+            .query_one("SELECT reserved FROM inventory", &[])
+            .map_or(-1, |row| row.get(0))
+            < reserved
+        {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills the primary, with what the standby hasn't got, and makes the standby one.
+    fn fail_over(&mut self) {
+        self.primary.kill();
+        self.link.close();
+        let mut standby = connect(&url(self.standby.port()));
+        let promoted = standby.query_one("SELECT pg_promote(true, 60)", &[]);
+        assert!(promoted.expect("a promotion").get::<_, bool>(0));
+    }
+}
+
+#[test]
+fn a_standby_server_that_is_promoted_without_the_last_batches_is_given_them_again() {
+    let mut pair = Pair::start();
+    let engine = engine(&pair.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    let mut held: Vec<_> = (0..20)
+        .map(|user| reserve(&handle, user, sku).expect("a unit"))
+        .collect();
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    held.extend((20..40).map(|user| reserve(&handle, user, sku).expect("a unit")));
+    pair.fail_over();
+    let row = sql(&pair.on_standby()).query_one("SELECT reserved FROM inventory", &[]);
+    assert_eq!(row.expect("one").get::<_, i64>(0), 20, "the tail was lost");
+    held.push(reserve(&handle, 99, sku).expect("a unit"));
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    check_held(&pair.on_standby(), &held);
+    assert_eq!(held.len(), 41);
+}
+
+#[test]
+fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
+    let mut pair = Pair::start();
+    pair.options.retained_bytes = 0;
+    let engine = engine(&pair.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    reserve(&handle, 2, sku).expect("a unit");
+    pair.fail_over();
+    assert_eq!(reserve(&handle, 3, sku), Err(CommandError::Unknown));
+    let reason = halted(&handle);
+    assert!(reason.contains("batches are missing"), "{reason}");
 }

@@ -53,7 +53,8 @@ impl Proxy {
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                match accepting.lock().mode {
+                let mode = accepting.lock().mode;
+                match mode {
                     Mode::Ended => return,
                     Mode::Closed => continue,
                     _ => connect(&accepting, client, to_port),
