@@ -221,6 +221,12 @@ impl Allocator {
         Some(stock.availability(sku, self.sequence, self.now, None))
     }
 
+    /// Whether a reservation's units are held, overdue or not.
+    pub fn is_live(&self, id: ReservationId) -> bool {
+        let place = self.holds.place_of(id);
+        place.is_some_and(|place| self.holds.get(place).status.is_live())
+    }
+
     /// Begins a batch: from here on it is `header.stamp`.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::replica::Candidate;
 use super::runner::{Core, Runner};
 use super::telemetry::Telemetry;
 use super::threads::Threads;
-use super::writer::Writer;
+use super::writer::{Cadence, Writer};
 use super::{Engine, EngineError, Handle, Shared};
 use crate::allocator::{Allocator, Limits};
 use crate::cache::Cache;
@@ -279,6 +279,7 @@ impl EngineBuilder {
             time: Arc::clone(&time),
             stalled_micros: AtomicU64::new(0),
             stall_min: self.stall_min,
+            overdue: Mutex::default(),
             stop_at_micros: AtomicU64::new(u64::MAX),
         });
         shared.vitals.warn("clock", start.warning);
@@ -298,7 +299,7 @@ impl EngineBuilder {
             recovered.token,
             recovered.last_batch + 1,
             self.policy,
-            self.store.idle_commit_after(),
+            Cadence::of(&*self.store),
         );
         writer.publish_all();
         shared.vitals.telemetry.started(

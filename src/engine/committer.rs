@@ -17,6 +17,9 @@ const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 /// A store that commits is asked for its warnings so often.
 const WARNINGS_EVERY: Duration = Duration::from_secs(1);
+/// A store is asked so often for holds that it takes for overdue, and for so many at most.
+const OVERDUE_EVERY: Duration = Duration::from_secs(10);
+const OVERDUE_MAX: usize = 1_000;
 
 pub(super) struct Committer {
     store: Box<dyn Store>,
@@ -28,6 +31,8 @@ pub(super) struct Committer {
     epoch: u64,
     /// Not before this monotonic time the store is asked for its warnings again.
     warnings_due: Duration,
+    /// Nor for overdue holds before this one.
+    overdue_due: Duration,
 }
 
 impl Committer {
@@ -41,6 +46,7 @@ impl Committer {
     ) -> Self {
         let completions = CompletionBatch::new();
         let warnings_due = time.monotonic().saturating_add(WARNINGS_EVERY);
+        let overdue_due = time.monotonic().saturating_add(OVERDUE_EVERY);
         Self {
             store,
             shared,
@@ -50,6 +56,7 @@ impl Committer {
             inbox,
             epoch,
             warnings_due,
+            overdue_due,
         }
     }
 
@@ -62,6 +69,7 @@ impl Committer {
         let mut took = None;
         if turn.has_batch {
             turn.batch.seal(self.last_hash);
+            self.store.expect(&turn.stock);
             let began = self.time.monotonic();
             self.commit(turn)?;
             let now = self.time.monotonic();
@@ -83,8 +91,29 @@ impl Committer {
         self.answer(turn);
         let Shared { vitals, reads, .. } = &*self.shared;
         vitals.telemetry.finished(turn, requests, took, reads);
+        let swept = self.sweep(turn);
         turn.clear();
-        Ok(())
+        swept
+    }
+
+    /// Asks the store for overdue holds, now and then, and leaves them for the writer to judge.
+    fn sweep(&mut self, turn: &Turn) -> Result<(), StoreError> {
+        let now = self.time.monotonic();
+        if !turn.has_batch || now < self.overdue_due {
+            return Ok(());
+        }
+        self.overdue_due = now.saturating_add(OVERDUE_EVERY);
+        let header = &turn.batch.header;
+        match self.store.overdue(header.stamp, OVERDUE_MAX) {
+            Ok(ids) => {
+                let mut overdue = self.shared.overdue.lock();
+                *overdue = Some((header.number, ids));
+                Ok(())
+            }
+            // The next commit will tell.
+            Err(StoreError::Retryable(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn commit(&mut self, turn: &Turn) -> Result<(), StoreError> {

@@ -46,10 +46,11 @@ pub use runner::{Halted, Runner, Step};
 
 use crate::store::StoreError;
 use crate::ticket::Pool;
-use crate::types::{Answer, Clock, PolicyError, Timestamp};
+use crate::types::{Answer, Clock, PolicyError, ReservationId, Timestamp};
 use announcer::Inbox;
 use clock::LogicalClock;
 use health::Vitals;
+use parking_lot::Mutex;
 use reads::Reads;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +115,8 @@ struct Shared {
     /// Time in which nothing could commit, to be credited to the live deadlines.
     stalled_micros: AtomicU64,
     stall_min: Duration,
+    /// Holds that the store took for overdue after the batch of this number, for the writer to judge.
+    overdue: Mutex<Option<(u64, Vec<ReservationId>)>>,
     /// Monotonic time at which a shutdown waits no longer.
     stop_at_micros: AtomicU64,
 }

@@ -4,7 +4,9 @@ use super::Shared;
 use super::clock::LogicalClock;
 use super::turn::Turn;
 use crate::allocator::{Allocator, Violation};
-use crate::types::{Answer, Policy, SkuId, Timestamp, Token};
+use crate::store::Store;
+use crate::types::{Answer, Policy, ReservationId, SkuId, Timestamp, Token};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +23,27 @@ pub(super) struct Writer {
     policy: Option<Policy>,
     /// The last batch is not vouched for by a successor, since then.
     open_since: Option<Timestamp>,
+    last_batch_at: Timestamp,
+    cadence: Cadence,
+    /// Holds that the store takes for overdue and the allocator has ended, with the batch that did so at the latest.
+    suspects: BTreeMap<ReservationId, u64>,
+}
+
+/// When there is a batch although nothing is recorded, as the store wants it.
+pub(super) struct Cadence {
+    /// After a batch that nothing follows.
     idle_commit_after: Option<Duration>,
+    /// After any batch, and for every turn that answers somebody.
+    heartbeat: Option<Duration>,
+}
+
+impl Cadence {
+    pub(super) fn of(store: &dyn Store) -> Self {
+        Self {
+            idle_commit_after: store.idle_commit_after(),
+            heartbeat: store.heartbeat(),
+        }
+    }
 }
 
 impl Writer {
@@ -32,9 +54,10 @@ impl Writer {
         token: Token,
         next_batch: u64,
         policy: Policy,
-        idle_commit_after: Option<Duration>,
+        cadence: Cadence,
     ) -> Self {
         let clock = shared.clock.clone();
+        let last_batch_at = clock.now();
         let known_skus = allocator.skus_len();
         let policy = (allocator.policy() != policy).then_some(policy);
         let open_since = None;
@@ -48,7 +71,9 @@ impl Writer {
             known_skus,
             policy,
             open_since,
-            idle_commit_after,
+            last_batch_at,
+            cadence,
+            suspects: BTreeMap::new(),
         }
     }
 
@@ -79,9 +104,11 @@ impl Writer {
             turn.skus.extend(new.map(|(id, name)| (id, name.clone())));
             self.known_skus += turn.skus.len();
         }
-        turn.has_batch = vouch || !turn.batch.is_empty();
+        let shows_role = self.cadence.heartbeat.is_some() && !turn.requests.is_empty();
+        turn.has_batch = vouch || shows_role || !turn.batch.is_empty();
         if turn.has_batch {
             self.next_batch += 1;
+            self.last_batch_at = turn.batch.header.stamp;
             // An empty batch vouches for its predecessor and needs nobody to vouch for itself.
             self.open_since = (!turn.batch.is_empty()).then_some(turn.batch.header.stamp);
         }
@@ -98,6 +125,7 @@ impl Writer {
         header.sources.clear();
         header.sources.extend_from_slice(self.allocator.sources());
         self.allocator.begin(header)?;
+        self.judge_overdue()?;
         if let Some(policy) = self.policy.take() {
             self.allocator.set_policy(policy, &mut turn.batch)?;
         }
@@ -106,6 +134,33 @@ impl Writer {
             self.allocator.credit(stalled, &mut turn.batch)?;
         }
         self.allocator.sweep(turn.requests.len(), &mut turn.batch)?;
+        Ok(())
+    }
+
+    /// A hold that the store takes for overdue is live here, or a batch has ended it that the store hadn't when it was asked;
+    /// else the store's rows aren't what was committed.
+    fn judge_overdue(&mut self) -> Result<(), Violation> {
+        let Some((committed, overdue)) = self.shared.overdue.lock().take() else {
+            return Ok(());
+        };
+        let decided = self.next_batch - 1;
+        let ended = overdue
+            .into_iter()
+            .filter(|&id| !self.allocator.is_live(id));
+        let suspects: BTreeMap<_, _> = ended
+            .map(|id| (id, *self.suspects.get(&id).unwrap_or(&decided)))
+            .collect();
+        let drifted = suspects.iter().find(|&(_, &by)| by <= committed);
+        if let Some((id, _)) = drifted {
+            return Err(Violation {
+                sequence: self.allocator.sequence(),
+                what: format!(
+                    "L3: the store holds {id} as overdue, which is not live: its rows were changed from outside; rebuild \
+                     them from the log"
+                ),
+            });
+        }
+        self.suspects = suspects;
         Ok(())
     }
 
@@ -121,9 +176,15 @@ impl Writer {
         Some(self.clock.sleep_for(next.since(now)))
     }
 
-    /// When the last batch wants a successor to vouch for it.
+    /// When the last batch wants a successor, to vouch for it or for the writer.
     fn vouch_at(&self) -> Option<Timestamp> {
-        Some(self.open_since?.plus(self.idle_commit_after?))
+        let cadence = &self.cadence;
+        let open = self.open_since.zip(cadence.idle_commit_after);
+        let vouch = open.map(|(since, after)| since.plus(after));
+        let beat = cadence
+            .heartbeat
+            .map(|every| self.last_batch_at.plus(every));
+        vouch.into_iter().chain(beat).min()
     }
 
     /// True if an idle writer should commit an empty batch now.

@@ -70,7 +70,7 @@ WITH fence AS (
     UPDATE inventory i
     SET total = i.total + m.total, reserved = i.reserved + m.reserved, sold = i.sold + m.sold,
         available = i.available + m.total - m.reserved - m.sold,
-        gates = i.gates & ~m.gates_cleared | m.gates_set, sale = greatest(i.sale, m.sale),
+        gates = (i.gates & (~m.gates_cleared)) | m.gates_set, sale = greatest(i.sale, m.sale),
         sequence = fence.last_sequence, as_of = $7::timestamptz
     FROM fence, moved m
     WHERE i.shard = fence.shard AND i.sku = m.sku

@@ -1,7 +1,16 @@
 //! Real servers for tests: each runs in a temporary folder and on a free port, under a script of its kind beside this file, and
 //! ends with the test. A test may kill one, pause it, and start it again on what it left.
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
+#![expect(
+    clippy::disallowed_methods,
+    reason = "servers run in real time, and tell by their port alone that they are up"
+)]
+
+mod proxy;
+
+pub(crate) use proxy::Proxy;
+
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -124,11 +133,38 @@ impl Drop for Server {
     }
 }
 
+/// Signals the process and all that descend from it, also those that have left its group and session, as PostgreSQL's do. Each
+/// is stopped first, so that none is born unseen.
 fn signal(child: &Child, what: Signal) {
-    let pid = Pid::from_child(child);
-    if test_kill_process(pid).is_ok() {
-        kill_process_group(pid, what).expect("the group is ours");
+    let mut reached: Vec<i32> = Vec::new();
+    let mut next = vec![Pid::from_child(child).as_raw_pid()];
+    while let Some(pid) = next.pop() {
+        // One that has ended meanwhile has no more children either.
+        if let Some(process) = Pid::from_raw(pid)
+            && kill_process(process, Signal::STOP).is_ok()
+        {
+            reached.push(pid);
+            next.extend(children(pid));
+        }
     }
+    for process in reached.into_iter().filter_map(Pid::from_raw) {
+        drop(kill_process(process, what));
+    }
+}
+
+/// The processes whose parent this is.
+fn children(parent: i32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").expect("a mounted /proc");
+    let pids = processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_child = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // pid (name) state parent ..: a name may hold anything.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    pids.filter(is_child).collect()
 }
 
 /// This folder, whichever package of the workspace tests with it.

@@ -45,10 +45,10 @@ CREATE TABLE inventory (
     sold        int8        NOT NULL,
     sale        int4        NOT NULL, -- how often it was opened
     gates       int2        NOT NULL,
-    is_open               boolean GENERATED ALWAYS AS (gates & 1 <> 0) STORED,
-    reservations_paused   boolean GENERATED ALWAYS AS (gates & 2 <> 0) STORED,
-    confirms_paused       boolean GENERATED ALWAYS AS (gates & 4 <> 0) STORED,
-    has_ended             boolean GENERATED ALWAYS AS (gates & 8 <> 0) STORED,
+    is_open               boolean GENERATED ALWAYS AS ((gates & 1) <> 0) STORED,
+    reservations_paused   boolean GENERATED ALWAYS AS ((gates & 2) <> 0) STORED,
+    confirms_paused       boolean GENERATED ALWAYS AS ((gates & 4) <> 0) STORED,
+    has_ended             boolean GENERATED ALWAYS AS ((gates & 8) <> 0) STORED,
     hold_ms     int4        NOT NULL,
     per_user    int8,
     per_request int8,
@@ -119,14 +119,14 @@ ALTER TABLE snapshot_parts ALTER COLUMN records SET STORAGE EXTERNAL;
 -- The advisory lock that the session of this epoch's writer holds while it lives. It tells a standby that nobody is there; it
 -- is the row in `writer` that fences.
 CREATE FUNCTION owner_lock(shard int2, epoch int8) RETURNS int8 LANGUAGE sql STABLE STRICT AS $$
-    SELECT 'writer'::regclass::oid::int8 << 32 | (shard::int8 & 65535) << 16 | epoch & 65535
+    SELECT ('writer'::regclass::oid::int8 << 32) | ((shard::int8 & 65535) << 16) | (epoch & 65535)
 $$;
 -- The process that holds it; none if its session has ended.
 CREATE FUNCTION owner_process(shard int2, epoch int8) RETURNS int4 LANGUAGE sql STABLE STRICT AS $$
     SELECT pid FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid::int8 << 32 | objid::int8 = owner_lock(shard, epoch)
+      AND ((classid::int8 << 32) | objid::int8) = owner_lock(shard, epoch)
 $$;
 
 -- Ends a statement, and all it has done, with an error of its own class.
@@ -137,11 +137,11 @@ END $$;
 
 -- Little-endian fields of records.
 CREATE FUNCTION record_u32(record bytea, at int) RETURNS int8 LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT get_byte(record, at)::int8 | get_byte(record, at + 1)::int8 << 8
-         | get_byte(record, at + 2)::int8 << 16 | get_byte(record, at + 3)::int8 << 24
+    SELECT get_byte(record, at)::int8 | (get_byte(record, at + 1)::int8 << 8)
+         | (get_byte(record, at + 2)::int8 << 16) | (get_byte(record, at + 3)::int8 << 24)
 $$;
 CREATE FUNCTION record_u64(record bytea, at int) RETURNS int8 LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT record_u32(record, at) | record_u32(record, at + 4) << 32
+    SELECT record_u32(record, at) | (record_u32(record, at + 4) << 32)
 $$;
 -- An id of 128 bits; zero is none.
 CREATE FUNCTION record_id(record bytea, at int) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT AS $$
@@ -154,7 +154,7 @@ $$;
 CREATE FUNCTION reservation_text(id int8) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT 'res-' || string_agg(
         substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ',
-               CASE i WHEN 12 THEN (id >> 60 & 15)::int ELSE (id >> i * 5 & 31)::int END + 1, 1),
+               CASE i WHEN 12 THEN ((id >> 60) & 15)::int ELSE ((id >> (i * 5)) & 31)::int END + 1, 1),
         '' ORDER BY i DESC)
     FROM generate_series(0, 12) AS i
 $$;
@@ -173,7 +173,7 @@ CREATE VIEW events AS
                   'deadlines_credited', 'repeated', 'policy_set'])[kind] AS kind,
            CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16) THEN record_id(record, 24) END AS user_id,
            CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16) THEN record_id(record, 40) END AS key,
-           CASE WHEN kind = 6 THEN shard::int8 << 48 | first_sequence + place
+           CASE WHEN kind = 6 THEN (shard::int8 << 48) | (first_sequence + place)
                 WHEN kind IN (7, 8, 9, 10, 11) THEN record_u64(record, 68)
                 WHEN kind IN (12, 14) THEN record_u64(record, 24)
                 WHEN kind = 13 THEN nullif(record_u64(record, 84), 0) END AS reservation_id,
