@@ -90,7 +90,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds a cache that changed stock is written through to.
+    /// Adds a cache that changes are written through to: stock, and reservations if it holds them.
     pub fn cache(mut self, cache: impl Cache + 'static) -> Self {
         self.caches.push(Box::new(cache));
         self
@@ -284,12 +284,6 @@ impl EngineBuilder {
         shared.vitals.warn("clock", start.warning);
         shared.vitals.warn("tail", recovered.dropped_tail.clone());
         shared.vitals.warn_all("store", &self.store.warnings());
-        let has_listeners = !self.caches.is_empty() || !self.sinks.is_empty();
-        let inbox = has_listeners
-            .then(|| Arc::new(Inbox::new(!self.caches.is_empty(), !self.sinks.is_empty())));
-        let announcer = inbox
-            .clone()
-            .map(|inbox| Announcer::new(inbox, self.caches, self.sinks));
         let (producer, consumer) = ring(self.ring_capacity);
         let writer = Writer::new(
             allocator,
@@ -301,6 +295,9 @@ impl EngineBuilder {
             self.store.idle_commit_after(),
         );
         writer.publish_all();
+        let epoch = recovered.token.epoch;
+        let announcer = Announcer::new(&shared, epoch, self.caches, self.sinks);
+        let inbox = announcer.as_ref().map(Announcer::inbox);
         shared.vitals.telemetry.started(
             recovered.last_sequence,
             producer.capacity(),
@@ -313,7 +310,6 @@ impl EngineBuilder {
             time,
             recovered.last_hash,
             inbox.clone(),
-            recovered.token.epoch,
         );
         let core = Core::new(
             writer,

@@ -25,7 +25,6 @@ pub(super) struct Committer {
     last_hash: BatchHash,
     completions: CompletionBatch<Answer>,
     inbox: Option<Arc<Inbox>>,
-    epoch: u64,
     /// Not before this monotonic time the store is asked for its warnings again.
     warnings_due: Duration,
 }
@@ -37,7 +36,6 @@ impl Committer {
         time: Arc<dyn Clock>,
         last_hash: BatchHash,
         inbox: Option<Arc<Inbox>>,
-        epoch: u64,
     ) -> Self {
         let completions = CompletionBatch::new();
         let warnings_due = time.monotonic().saturating_add(WARNINGS_EVERY);
@@ -48,7 +46,6 @@ impl Committer {
             last_hash,
             completions,
             inbox,
-            epoch,
             warnings_due,
         }
     }
@@ -129,7 +126,7 @@ impl Committer {
         if let Some(inbox) = &self.inbox
             && turn.has_batch
         {
-            inbox.put(turn, self.epoch, &self.shared.reads);
+            inbox.put(turn);
         }
     }
 

@@ -172,10 +172,7 @@ impl Runner {
         }
         self.check()?;
         if let Some(announcer) = &mut self.announcer {
-            self.core
-                .shared
-                .vitals
-                .warn("announcer", announcer.step().err());
+            self.core.shared.vitals.warn("announcer", announcer.step());
         }
         Ok(if did {
             Step::Answered(answered)
