@@ -63,6 +63,7 @@
 //! | feature | |
 //! |---|---|
 //! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
+//! | `redis` | a cache for readers in other processes, their side of it, and hints of what has lapsed: see `stockade::redis` |
 //! | `tracing` | start, recovery, warnings and halts for the subscriber that you install: see [`engine::telemetry`] |
 //!
 //! # Choices worth knowing
@@ -84,6 +85,8 @@ pub mod allocator;
 pub mod cache;
 pub mod engine;
 pub mod events;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod ring;
 pub mod store;
 pub mod sync;

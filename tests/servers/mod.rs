@@ -53,8 +53,13 @@ impl Server {
     /// Starts the server again on its folder and port, after [`kill`](Self::kill).
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(self.script);
-        let log = std::fs::File::options().create(true).append(true).open(self.log_path());
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/servers")
+            .join(self.script);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
         let log = log.expect("a log in the server's folder");
         let child = Command::new(&script)
             .arg(self.dir.path().join("server"))
@@ -68,7 +73,10 @@ impl Server {
         self.process = Some(child.unwrap_or_else(|error| panic!("{}: {error}", script.display())));
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = self.process.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            let ended = self
+                .process
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
             assert!(
                 ended.is_none() && begun.elapsed() < STARTS_WITHIN,
                 "{} doesn't listen on port {}: {}",
