@@ -229,10 +229,12 @@ impl Cache for MemoryCache {
         reservations: &[ReservationChange],
     ) -> Result<(), CacheError> {
         let mut cached = self.0.write();
-        stock.iter().for_each(|entry| cached.put(entry));
-        reservations
-            .iter()
-            .for_each(|changed| cached.apply(changed));
+        for entry in stock {
+            cached.put(entry);
+        }
+        for changed in reservations {
+            cached.apply(changed);
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commands, each with its slot ──► by node ──► one pipeline each ──► answers in the order of the commands
-//!                                   ▲                  │ MOVED, ASK, READONLY: once more, where it says
+//!                                   ▲                  │ MOVED, ASK: once more, where it says
 //!                                   └── topology ◄─────┘ NOSCRIPT: load it, and from there on once more
 //! ```
 //!
@@ -205,10 +205,7 @@ impl Nodes {
         pending: &mut Vec<(usize, Target)>,
     ) {
         if !node.circuit.admits(self.clock.monotonic()) {
-            let failure = format!(
-                "Redis at {} did not answer: asked again shortly",
-                node.address
-            );
+            let failure = node.last_failure.lock().clone();
             for &(index, _) in group {
                 answers[index] = Some(Err(failure.clone()));
             }
@@ -247,14 +244,13 @@ impl Nodes {
                 }
                 Ok(_) if lacks_script => Some(Target::Slot(commands[index].slot)),
                 Ok(_) => None,
-                Err(error) => self.elsewhere(error, node, commands[index].slot),
+                Err(error) => self.elsewhere(error, node),
             };
-            match again {
-                Some(target) => pending.push((index, target)),
-                None => {
-                    let failure = |error| format!("Redis at {} says: {error}", node.address);
-                    answers[index] = Some(reply.map_err(failure));
-                }
+            if let Some(target) = again {
+                pending.push((index, target));
+            } else {
+                let failure = |error| format!("Redis at {} says: {error}", node.address);
+                answers[index] = Some(reply.map_err(failure));
             }
         }
         if lacks_script {
@@ -268,37 +264,30 @@ impl Nodes {
     }
 
     /// Where a command is to go that this node has sent away.
-    fn elsewhere(&self, error: &RedisError, node: &Node, slot: u16) -> Option<Target> {
+    fn elsewhere(&self, error: &RedisError, node: &Node) -> Option<Target> {
         let ErrorKind::Server(kind) = error.kind() else {
             return None;
         };
-        match kind {
-            ServerErrorKind::Moved | ServerErrorKind::Ask => {
-                let asking = kind == ServerErrorKind::Ask;
-                self.known.lock().is_stale |= !asking;
-                let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
-                let host = if host.is_empty() {
-                    &node.address.host
-                } else {
-                    host
-                };
-                let address = Address {
-                    host: host.to_owned(),
-                    port: port.parse().ok()?,
-                };
-                Some(Target::At { address, asking })
-            }
-            // It was the primary until just now.
-            ServerErrorKind::ReadOnly => {
-                self.known.lock().is_stale = true;
-                Some(Target::Slot(slot))
-            }
-            ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown => {
-                self.known.lock().is_stale = true;
-                None
-            }
-            _ => None,
+        // It was the primary until just now, and its successor may lack what it has taken: that is a failure.
+        let is_over = matches!(
+            kind,
+            ServerErrorKind::ReadOnly | ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown
+        );
+        if is_over || kind == ServerErrorKind::Moved {
+            self.known.lock().is_stale = true;
         }
+        let asking = kind == ServerErrorKind::Ask;
+        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
+        let host = if host.is_empty() {
+            &node.address.host
+        } else {
+            host
+        };
+        let address = Address {
+            host: host.to_owned(),
+            port: port.parse().ok()?,
+        };
+        Some(Target::At { address, asking })
     }
 
     fn node(&self, target: &Target) -> Result<(Arc<Node>, bool), Failure> {

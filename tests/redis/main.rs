@@ -1,4 +1,5 @@
 //! `stockade::redis` against real servers: one, a primary with its replica, a cluster of three; running, killed and paused.
+#![expect(clippy::disallowed_methods, reason = "real servers take real time")]
 
 mod cluster;
 mod hints;

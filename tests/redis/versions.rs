@@ -24,12 +24,13 @@ fn version(connection: &mut redis::Connection, sku: &str) -> (u64, u64) {
     (epoch.unwrap_or(0), sequence.unwrap_or(0))
 }
 
+const SKUS: [&str; 3] = ["A", "B}", "{C} with a space"];
+const WRITES: u64 = 2_000;
+
 #[test]
 fn versions_never_go_back_under_writers_of_two_epochs() {
     let server = cluster::start();
     let options = cluster::options(&[&server]);
-    const SKUS: [&str; 3] = ["A", "B}", "{C} with a space"];
-    const WRITES: u64 = 2_000;
     let is_over = AtomicBool::new(false);
     let rises = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -43,7 +44,6 @@ fn versions_never_go_back_under_writers_of_two_epochs() {
                         let entries = SKUS.map(|sku| entry(sku, epoch, sequence));
                         cache.put(&entries, &[]).expect("it runs");
                     }
-                    // The older writer wakes up once more when the newer has long ended.
                     cache
                 })
             })
