@@ -180,7 +180,7 @@ fn offer(handle: &Handle, skus: &[SkuId], is_over: &AtomicBool, written: &Atomic
         if !commands.is_empty()
             && let Ok(block) = handle.submit_block(commands)
         {
-            let accepted = block.wait().filter(Result::is_ok).count();
+            let accepted = block.wait().flatten().count();
             written.fetch_add(accepted as u64, Ordering::Relaxed);
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -6,10 +6,12 @@ use std::time::Duration;
 use stockade::Engine;
 use stockade::cache::{Cache, CacheEntry, CacheError, Change, MemoryCache, ReservationChange};
 use stockade::engine::{Handle, Runner};
+use stockade::events::{EventSink, SinkError};
 use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
-    BeginPayment, Confirm, DefineSku, Disposition, Gate, HoldStatus, Line, Lines, ManualClock,
-    PaymentFailed, PaymentRef, Release, Reserve, Rules, SetGate, SkuId, SkuName, Timestamp, UserId,
+    Batch, BeginPayment, Clock, Confirm, DefineSku, Disposition, Gate, HoldStatus, Line, Lines,
+    ManualClock, PaymentFailed, PaymentRef, Release, Reserve, Rules, SetGate, SkuId, SkuName,
+    SystemClock, Timestamp, UserId,
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -266,5 +268,65 @@ fn all_stock_is_offered_again_after_a_while_changed_or_not() -> TestResult {
         clock.advance(Duration::from_millis(1_001));
         assert_eq!(offered(&mut engine)?, skus);
     }
+    Ok(())
+}
+
+/// Takes as long as it is told for each write.
+struct Blocks(Arc<parking_lot::RwLock<()>>);
+
+impl Cache for Blocks {
+    fn put(&mut self, _: &[CacheEntry], _: &[ReservationChange]) -> Result<(), CacheError> {
+        drop(self.0.read());
+        Ok(())
+    }
+}
+
+/// Counts batches, and those that it was not given.
+#[derive(Clone, Default)]
+struct Counts(Arc<Mutex<(u64, u64)>>);
+
+impl EventSink for Counts {
+    fn publish(&mut self, _: &Batch) -> Result<(), SinkError> {
+        self.0.lock().0 += 1;
+        Ok(())
+    }
+
+    fn gap(&mut self, from: u64, to: u64) {
+        self.0.lock().1 += to - from;
+    }
+}
+
+#[test]
+fn a_cache_that_hangs_keeps_nothing_from_a_sink() -> TestResult {
+    let (gate, counts) = (Arc::new(parking_lot::RwLock::new(())), Counts::default());
+    let engine = Engine::builder()
+        .cache(Blocks(Arc::clone(&gate)))
+        .sink(counts.clone())
+        .start()?;
+    let handle = engine.handle();
+    let hangs = gate.write();
+    let define = DefineSku::new(ADMIN, SkuName::new("sold")?, 10_000);
+    let sku = handle.define_sku(define)?.wait()?;
+    handle
+        .set_gate(SetGate::new(ADMIN, sku, Gate::Open))?
+        .wait()?;
+    // More batches than an inbox keeps, each of its own.
+    for user in 0..2_000_u64 {
+        handle
+            .reserve(Reserve::one(UserId::from(user), sku, 1)?)?
+            .wait()?;
+    }
+    let clock = SystemClock::new();
+    while *counts.0.lock() != (2_002, 0) {
+        assert_eq!(counts.0.lock().1, 0, "the sink was told of a gap");
+        assert!(
+            clock.monotonic() < Duration::from_secs(20),
+            "the sink waits for the cache"
+        );
+        std::thread::yield_now();
+    }
+    drop(hangs);
+    let report = engine.shutdown(Duration::from_secs(10));
+    assert!(report.is_announced, "{report:?}");
     Ok(())
 }

@@ -51,8 +51,8 @@ struct Parts {
     handle: Handle,
     core: Core,
     committer: Arc<Mutex<Committer>>,
-    announcer: Option<Announcer>,
-    inbox: Option<Arc<Inbox>>,
+    announcers: Vec<Announcer>,
+    inboxes: Vec<Arc<Inbox>>,
 }
 
 impl Default for EngineBuilder {
@@ -180,11 +180,11 @@ impl EngineBuilder {
             handle,
             core,
             committer,
-            announcer,
-            inbox,
+            announcers,
+            inboxes,
         } = self.assemble()?;
-        let threads = Threads::start(core, committer, announcer, with_digest)?;
-        Ok(Engine::new(handle, threads, inbox))
+        let threads = Threads::start(core, committer, announcers, with_digest)?;
+        Ok(Engine::new(handle, threads, inboxes))
     }
 
     /// Recovers the log and gives the engine without threads: the [`Runner`] decides when it is turned.
@@ -196,10 +196,10 @@ impl EngineBuilder {
             handle,
             core,
             committer,
-            announcer,
+            announcers,
             ..
         } = self.assemble()?;
-        Ok((handle, Runner::new(core, committer, announcer)))
+        Ok((handle, Runner::new(core, committer, announcers)))
     }
 
     fn check(&self) -> Result<(), EngineError> {
@@ -296,8 +296,8 @@ impl EngineBuilder {
         );
         writer.publish_all();
         let epoch = recovered.token.epoch;
-        let announcer = Announcer::new(&shared, epoch, self.caches, self.sinks);
-        let inbox = announcer.as_ref().map(Announcer::inbox);
+        let announcers = Announcer::all(&shared, epoch, self.caches, self.sinks);
+        let inboxes: Vec<Arc<Inbox>> = announcers.iter().map(Announcer::inbox).collect();
         shared.vitals.telemetry.started(
             recovered.last_sequence,
             producer.capacity(),
@@ -309,7 +309,7 @@ impl EngineBuilder {
             Arc::clone(&shared),
             time,
             recovered.last_hash,
-            inbox.clone(),
+            inboxes.clone(),
         );
         let core = Core::new(
             writer,
@@ -322,8 +322,8 @@ impl EngineBuilder {
             handle: Handle { shared, producer },
             core,
             committer: Arc::new(Mutex::new(committer)),
-            announcer,
-            inbox,
+            announcers,
+            inboxes,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Who tells caches and sinks, off the answer's path: an inbox that never makes the committer wait, and deliveries that
-//! are repeated with a backoff until they succeed.
+//! are repeated with a backoff until they succeed. There are two at most, one for the caches and one for the sinks, so that
+//! neither waits for the other.
 //!
 //! For caches the inbox notes which SKUs have changed, and the newest stock is read when it is offered; so a slow one skips
 //! versions, never the last. For sinks, and for caches that hold reservations, it keeps the last [`BATCHES_MAX`]
@@ -47,16 +48,25 @@ impl Mail {
     }
 }
 
+/// Puts what a committed turn changed into the inboxes.
+pub(super) fn tell(inboxes: &[Arc<Inbox>], turn: &Turn) {
+    let mut shared = None;
+    for inbox in inboxes {
+        let batch = (inbox.keeps_batches && !turn.batch.is_empty())
+            .then(|| &*shared.get_or_insert_with(|| Arc::new(turn.batch.clone())));
+        inbox.put(turn, batch);
+    }
+}
+
 impl Inbox {
-    /// Takes what a committed turn changed.
-    pub(super) fn put(&self, turn: &Turn) {
+    fn put(&self, turn: &Turn, batch: Option<&Arc<Batch>>) {
         let mut mail = self.mail.lock();
         if self.has_caches {
             mail.changed
                 .extend(turn.stock.iter().map(|stock| stock.sku));
         }
-        if self.keeps_batches && !turn.batch.is_empty() {
-            mail.batches.push_back(Arc::new(turn.batch.clone()));
+        if let Some(batch) = batch {
+            mail.batches.push_back(Arc::clone(batch));
             if mail.batches.len() > BATCHES_MAX
                 && let Some(dropped) = mail.batches.pop_front()
             {
@@ -100,6 +110,8 @@ impl Patience {
 }
 
 pub(super) struct Announcer {
+    /// Whom it tells: its thread's name, and the kind of its warnings.
+    pub(super) role: &'static str,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     caches: Vec<Mirror>,
@@ -115,37 +127,48 @@ struct Sink {
 }
 
 impl Announcer {
-    /// None without anybody to tell.
-    pub(super) fn new(
+    /// As many as there is somebody to tell.
+    pub(super) fn all(
         shared: &Arc<Shared>,
         epoch: u64,
         caches: Vec<Box<dyn Cache>>,
         sinks: Vec<Box<dyn EventSink>>,
-    ) -> Option<Self> {
-        if caches.is_empty() && sinks.is_empty() {
-            return None;
-        }
-        let keeps_batches =
-            !sinks.is_empty() || caches.iter().any(|cache| cache.holds_reservations());
-        let inbox = Arc::new(Inbox {
-            mail: Mutex::default(),
-            arrived: Condvar::new(),
-            has_caches: !caches.is_empty(),
-            keeps_batches,
-        });
+    ) -> Vec<Self> {
+        let holds_reservations = caches.iter().any(|cache| cache.holds_reservations());
         let new_mirror = |cache| Mirror::new(cache, epoch, shared);
         let new_sink = |sink| Sink {
             sink,
             waiting: VecDeque::new(),
             patience: Patience::default(),
         };
-        Some(Self {
-            inbox,
+        let mut all = Vec::new();
+        if !caches.is_empty() {
+            let mut announcer = Self::new(shared, "caches", holds_reservations);
+            announcer.caches = caches.into_iter().map(new_mirror).collect();
+            all.push(announcer);
+        }
+        if !sinks.is_empty() {
+            let mut announcer = Self::new(shared, "sinks", true);
+            announcer.sinks = sinks.into_iter().map(new_sink).collect();
+            all.push(announcer);
+        }
+        all
+    }
+
+    fn new(shared: &Arc<Shared>, role: &'static str, keeps_batches: bool) -> Self {
+        Self {
+            role,
+            inbox: Arc::new(Inbox {
+                mail: Mutex::default(),
+                arrived: Condvar::new(),
+                has_caches: role == "caches",
+                keeps_batches,
+            }),
             shared: Arc::clone(shared),
-            caches: caches.into_iter().map(new_mirror).collect(),
-            sinks: sinks.into_iter().map(new_sink).collect(),
+            caches: Vec::new(),
+            sinks: Vec::new(),
             failure: None,
-        })
+        }
     }
 
     pub(super) fn inbox(&self) -> Arc<Inbox> {
