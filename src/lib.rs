@@ -64,6 +64,7 @@
 //! |---|---|
 //! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
 //! | `postgres` | a log in PostgreSQL, with standby and takeover: see `stockade::postgres` |
+//! | `redis` | a cache for readers in other processes, their side of it, and hints of what has lapsed: see `stockade::redis` |
 //! | `tracing` | start, recovery, warnings and halts for the subscriber that you install: see [`engine::telemetry`] |
 //!
 //! # Choices worth knowing
@@ -87,6 +88,8 @@ pub mod engine;
 pub mod events;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod ring;
 pub mod store;
 pub mod sync;

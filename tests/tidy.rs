@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cache", &["types"]),
     ("events", &["types"]),
     ("postgres", &["store", "types"]),
+    ("redis", &["cache", "types"]),
     (
         "engine",
         &[

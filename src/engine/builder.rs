@@ -51,8 +51,8 @@ struct Parts {
     handle: Handle,
     core: Core,
     committer: Arc<Mutex<Committer>>,
-    announcer: Option<Announcer>,
-    inbox: Option<Arc<Inbox>>,
+    announcers: Vec<Announcer>,
+    inboxes: Vec<Arc<Inbox>>,
 }
 
 impl Default for EngineBuilder {
@@ -90,7 +90,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds a cache that changed stock is written through to.
+    /// Adds a cache that changes are written through to: stock, and reservations if it holds them.
     pub fn cache(mut self, cache: impl Cache + 'static) -> Self {
         self.caches.push(Box::new(cache));
         self
@@ -180,11 +180,11 @@ impl EngineBuilder {
             handle,
             core,
             committer,
-            announcer,
-            inbox,
+            announcers,
+            inboxes,
         } = self.assemble()?;
-        let threads = Threads::start(core, committer, announcer, with_digest)?;
-        Ok(Engine::new(handle, threads, inbox))
+        let threads = Threads::start(core, committer, announcers, with_digest)?;
+        Ok(Engine::new(handle, threads, inboxes))
     }
 
     /// Recovers the log and gives the engine without threads: the [`Runner`] decides when it is turned.
@@ -196,10 +196,10 @@ impl EngineBuilder {
             handle,
             core,
             committer,
-            announcer,
+            announcers,
             ..
         } = self.assemble()?;
-        Ok((handle, Runner::new(core, committer, announcer)))
+        Ok((handle, Runner::new(core, committer, announcers)))
     }
 
     fn check(&self) -> Result<(), EngineError> {
@@ -285,12 +285,6 @@ impl EngineBuilder {
         shared.vitals.warn("clock", start.warning);
         shared.vitals.warn("tail", recovered.dropped_tail.clone());
         shared.vitals.warn_all("store", &self.store.warnings());
-        let has_listeners = !self.caches.is_empty() || !self.sinks.is_empty();
-        let inbox = has_listeners
-            .then(|| Arc::new(Inbox::new(!self.caches.is_empty(), !self.sinks.is_empty())));
-        let announcer = inbox
-            .clone()
-            .map(|inbox| Announcer::new(inbox, self.caches, self.sinks));
         let (producer, consumer) = ring(self.ring_capacity);
         let writer = Writer::new(
             allocator,
@@ -302,6 +296,9 @@ impl EngineBuilder {
             Cadence::of(&*self.store),
         );
         writer.publish_all();
+        let epoch = recovered.token.epoch;
+        let announcers = Announcer::all(&shared, epoch, self.caches, self.sinks);
+        let inboxes: Vec<Arc<Inbox>> = announcers.iter().map(Announcer::inbox).collect();
         shared.vitals.telemetry.started(
             recovered.last_sequence,
             producer.capacity(),
@@ -313,8 +310,7 @@ impl EngineBuilder {
             Arc::clone(&shared),
             time,
             recovered.last_hash,
-            inbox.clone(),
-            recovered.token.epoch,
+            inboxes.clone(),
         );
         let core = Core::new(
             writer,
@@ -327,8 +323,8 @@ impl EngineBuilder {
             handle: Handle { shared, producer },
             core,
             committer: Arc::new(Mutex::new(committer)),
-            announcer,
-            inbox,
+            announcers,
+            inboxes,
         })
     }
 

@@ -3,7 +3,7 @@
 //! Whoever holds the committer does it: the writer itself when nothing is queued, the committer's thread under load.
 
 use super::Shared;
-use super::announcer::Inbox;
+use super::announcer::{Inbox, tell};
 use super::turn::Turn;
 use crate::store::{Store, StoreError};
 use crate::ticket::CompletionBatch;
@@ -27,8 +27,7 @@ pub(super) struct Committer {
     time: Arc<dyn Clock>,
     last_hash: BatchHash,
     completions: CompletionBatch<Answer>,
-    inbox: Option<Arc<Inbox>>,
-    epoch: u64,
+    inboxes: Vec<Arc<Inbox>>,
     /// Not before this monotonic time the store is asked for its warnings again.
     warnings_due: Duration,
     /// Nor for overdue holds before this one.
@@ -41,8 +40,7 @@ impl Committer {
         shared: Arc<Shared>,
         time: Arc<dyn Clock>,
         last_hash: BatchHash,
-        inbox: Option<Arc<Inbox>>,
-        epoch: u64,
+        inboxes: Vec<Arc<Inbox>>,
     ) -> Self {
         let completions = CompletionBatch::new();
         let warnings_due = time.monotonic().saturating_add(WARNINGS_EVERY);
@@ -53,8 +51,7 @@ impl Committer {
             time,
             last_hash,
             completions,
-            inbox,
-            epoch,
+            inboxes,
             warnings_due,
             overdue_due,
         }
@@ -155,10 +152,8 @@ impl Committer {
             self.shared.reads.publish(stock);
         }
         self.shared.reads.add_names(&mut turn.skus);
-        if let Some(inbox) = &self.inbox
-            && turn.has_batch
-        {
-            inbox.put(turn, self.epoch, &self.shared.reads);
+        if turn.has_batch {
+            tell(&self.inboxes, turn);
         }
     }
 

@@ -153,7 +153,7 @@ impl Shared {
 pub struct Engine {
     handle: Handle,
     threads: Threads,
-    inbox: Option<Arc<Inbox>>,
+    inboxes: Vec<Arc<Inbox>>,
 }
 
 /// How an engine ended.
@@ -181,11 +181,11 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    fn new(handle: Handle, threads: Threads, inbox: Option<Arc<Inbox>>) -> Self {
+    fn new(handle: Handle, threads: Threads, inboxes: Vec<Arc<Inbox>>) -> Self {
         Self {
             handle,
             threads,
-            inbox,
+            inboxes,
         }
     }
 
@@ -207,7 +207,7 @@ impl Engine {
         shared.vitals.drain();
         self.threads.wake();
         let ended = self.threads.join_writer();
-        if let Some(inbox) = &self.inbox {
+        for inbox in &self.inboxes {
             inbox.close(!announce);
         }
         while announce
@@ -218,7 +218,7 @@ impl Engine {
             std::thread::park_timeout(ANNOUNCED_POLL);
         }
         let is_announced = self.threads.has_announced();
-        if let Some(inbox) = &self.inbox {
+        for inbox in &self.inboxes {
             inbox.close(true);
         }
         let halted = match shared.vitals.health().state {

@@ -106,6 +106,12 @@ impl Reads {
         self.names.read().names.get(sku.0 as usize).cloned()
     }
 
+    /// All of them, as of now.
+    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = SkuId> + use<> {
+        let len = u32::try_from(self.names.read().names.len()).unwrap_or(u32::MAX);
+        (0..len).map(SkuId)
+    }
+
     pub(super) fn skus(&self) -> Vec<(SkuId, SkuName)> {
         (0..)
             .map(SkuId)

@@ -138,7 +138,7 @@ impl Core {
 pub struct Runner {
     core: Core,
     committer: Arc<Mutex<Committer>>,
-    announcer: Option<Announcer>,
+    announcers: Vec<Announcer>,
     turn: Turn,
 }
 
@@ -146,12 +146,12 @@ impl Runner {
     pub(super) fn new(
         core: Core,
         committer: Arc<Mutex<Committer>>,
-        announcer: Option<Announcer>,
+        announcers: Vec<Announcer>,
     ) -> Self {
         Self {
             core,
             committer,
-            announcer,
+            announcers,
             turn: Turn::default(),
         }
     }
@@ -171,11 +171,9 @@ impl Runner {
             self.core.shared.vitals.halt(error.to_string());
         }
         self.check()?;
-        if let Some(announcer) = &mut self.announcer {
-            self.core
-                .shared
-                .vitals
-                .warn("announcer", announcer.step().err());
+        for announcer in &mut self.announcers {
+            let warning = announcer.step();
+            self.core.shared.vitals.warn(announcer.role, warning);
         }
         Ok(if did {
             Step::Answered(answered)

@@ -1,4 +1,4 @@
-//! The threads of a started engine: writer, committer, announcer. They only call what [`runner`](super::runner) and
+//! The threads of a started engine: writer, committer, announcers. They only call what [`runner`](super::runner) and
 //! the stages offer.
 //!
 //! ```text
@@ -35,7 +35,7 @@ pub(super) struct Ended {
 pub(super) struct Threads {
     writer: Option<JoinHandle<Option<Ended>>>,
     committer: Option<JoinHandle<()>>,
-    announcer: Option<JoinHandle<()>>,
+    announcers: Vec<JoinHandle<()>>,
     notifier: Notifier,
 }
 
@@ -43,7 +43,7 @@ impl Threads {
     pub(super) fn start(
         core: Core,
         committer: Arc<Mutex<Committer>>,
-        announcer: Option<Announcer>,
+        announcers: Vec<Announcer>,
         with_digest: bool,
     ) -> Result<Self, EngineError> {
         let shared = Arc::clone(&core.shared);
@@ -53,16 +53,16 @@ impl Threads {
         let mut threads = Self {
             writer: None,
             committer: None,
-            announcer: None,
+            announcers: Vec::new(),
             notifier: notifier.clone(),
         };
         threads.committer = Some(spawn(&shared, "committer", move || {
             far_end.run(&far_shared);
         })?);
-        if let Some(announcer) = announcer {
-            let vitals = Arc::clone(&shared);
-            threads.announcer = Some(spawn(&shared, "announcer", move || {
-                announcer.run(|warning| vitals.vitals.warn("announcer", warning));
+        for announcer in announcers {
+            let (vitals, role) = (Arc::clone(&shared), announcer.role);
+            threads.announcers.push(spawn(&shared, role, move || {
+                announcer.run(|warning| vitals.vitals.warn(role, warning));
             })?);
         }
         let writing = Writing {
@@ -94,9 +94,9 @@ impl Threads {
         ended
     }
 
-    /// Whether the announcer has delivered everything and ended.
+    /// Whether the announcers have delivered everything and ended.
     pub(super) fn has_announced(&self) -> bool {
-        self.announcer.as_ref().is_none_or(JoinHandle::is_finished)
+        self.announcers.iter().all(JoinHandle::is_finished)
     }
 }
 

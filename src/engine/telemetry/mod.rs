@@ -35,7 +35,7 @@
 //! | level | message | fields |
 //! |---|---|---|
 //! | error | `halted` | `reason` |
-//! | warn | `degraded` | `kind` (`clock`, `tail`, `commit`, `store`, `announcer`), `warning`: a warning is new or changed |
+//! | warn | `degraded` | `kind` (`clock`, `tail`, `commit`, `store`, `caches`, `sinks`), `warning`: a warning is new or changed |
 //! | warn | `slow commit` | `batch`, `seconds`: beyond `stall_credit_after` |
 //! | info | `recovering` | at the start of the span `recovery`, then with `percent` at each tenth that the store tells |
 //! | info | `recovered` | `epoch`, `batches` and `events` that were read |
