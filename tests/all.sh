@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test there is: `tests/all.sh`. Uses what is on the PATH, installs the rest where it is root, and fails loudly
-# where it can't. Needs Rust, a C++ compiler (for the fuzzer's engine) and Python 3 (for the oracle of `rehearse`).
+# where it can't. Needs Rust, a C++ compiler (for the fuzzer's engine), Python 3 (for the oracle of `rehearse`), and the
+# servers that the adapters speak to: PostgreSQL, Redis. Tests start them on free ports, in temporary folders.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,16 +9,21 @@ step() { printf '\n== %s\n' "$*"; }
 skip() { printf '\n!! SKIPPED: %s\n' "$*" >&2; skipped+=("$*"); }
 skipped=()
 
+# Debian keeps PostgreSQL's programs beside the PATH, in a folder for each version.
+has() {
+    PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1) command -v "$1" >/dev/null 2>&1
+}
+
 # need COMMAND DEBIAN-PACKAGE...
 need() {
     local command=$1
     shift
-    command -v "$command" >/dev/null 2>&1 && return
+    has "$command" && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         step "installing $*"
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
     fi
-    command -v "$command" >/dev/null 2>&1 || {
+    has "$command" || {
         echo "'$command' is missing. As root: apt-get install -y $*" >&2
         exit 1
     }
@@ -29,6 +35,10 @@ command -v cargo >/dev/null 2>&1 || {
 }
 need python3 python3
 need c++ g++
+need initdb postgresql
+need psql postgresql-client
+need redis-server redis-server
+need redis-cli redis-tools
 
 export CARGO_TERM_COLOR=never
 
@@ -50,7 +60,7 @@ cargo test --workspace --quiet
 
 # The library's features, alone and together; the other tests don't depend on them.
 step "features"
-for features in metrics tracing; do
+for features in metrics tracing postgres redis; do
     cargo check -p stockade --lib --features "$features" --quiet
 done
 if cargo clippy --version >/dev/null 2>&1; then
@@ -58,6 +68,10 @@ if cargo clippy --version >/dev/null 2>&1; then
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc -p stockade --all-features --no-deps --quiet
 cargo test -p stockade --all-features --test telemetry --quiet
+
+step "real servers"
+cargo test -p stockade --features postgres,redis --test postgres --test redis --quiet
+cargo test -p flash-sale --features postgres,redis --test takeover --test shared --quiet
 
 step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \

@@ -22,6 +22,7 @@ mod rehearse;
 mod report;
 mod sale;
 mod serve;
+mod shared_cache;
 mod shutdown;
 mod token;
 

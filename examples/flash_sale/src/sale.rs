@@ -3,6 +3,7 @@
 use crate::cli::SkuArg;
 use crate::engine::{Ask, CommandError, Engine, EngineError, Handle, Limits};
 use crate::log::{Log, Stop};
+use crate::shared_cache::RedisUrl;
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -90,13 +91,15 @@ impl Terms {
     }
 }
 
-/// What the engine is to bear.
+/// What the engine is to bear, and what goes with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
     /// Requests that may be in line.
     pub(crate) queue: usize,
     /// How far the clock may be ahead of a log with live holds.
     pub(crate) clock_jump_max: Duration,
+    /// What is written through, if anything.
+    pub(crate) cache: Option<RedisUrl>,
 }
 
 impl Default for Bounds {
@@ -104,6 +107,7 @@ impl Default for Bounds {
         Self {
             queue: 65_536,
             clock_jump_max: Duration::from_secs(3_600),
+            cache: None,
         }
     }
 }
@@ -126,6 +130,10 @@ pub(crate) fn open(
         .ring_capacity(bounds.queue)
         .clock_jump_max(bounds.clock_jump_max)
         .digest_at_shutdown();
+    let builder = match &bounds.cache {
+        Some(cache) => cache.attach(builder)?,
+        None => builder,
+    };
     let (builder, stop) = log.attach(builder)?;
     waits(stop);
     let engine = builder.start().map_err(|error| start_failed(error, log))?;

@@ -32,6 +32,7 @@ use crate::engine::{Engine, Handle, State};
 use crate::log::{Log, PostgresUrl, Stop};
 use crate::payment::{PaymentGateway, SimulatedGateway};
 use crate::sale::{self, Bounds, Terms};
+use crate::shared_cache::RedisUrl;
 use crate::shutdown::Signals;
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
@@ -60,6 +61,9 @@ pub(crate) struct Args {
     listen: SocketAddr,
     #[command(flatten)]
     kept: Kept,
+    /// A Redis that stock and reservations are written through to, for readers in other processes
+    #[arg(long, value_name = "URL")]
+    cache: Option<RedisUrl>,
     /// A SKU and its units; repeat for more
     #[arg(long, value_name = "NAME=UNITS")]
     sku: Vec<SkuArg>,
@@ -127,6 +131,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bounds = Bounds {
         queue: args.queue as usize,
         clock_jump_max: args.clock_jump_max,
+        cache: args.cache.clone(),
     };
     let log = args.kept.log()?;
     let runtime = runtime(args.threads)?;
@@ -150,8 +155,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         secrets,
         gateway: Arc::new(SimulatedGateway::new(args.payment_latency)),
     };
-    let server = match Server::start(runtime, engine.handle(), config) {
-        Ok(server) => server,
+    let hints = args.cache.as_ref();
+    let hints = hints.map(|cache| cache.hint(engine.handle())).transpose();
+    let started =
+        hints.and_then(|hints| Ok((hints, Server::start(runtime, engine.handle(), config)?)));
+    let (_hints, server) = match started {
+        Ok(started) => started,
         Err(error) => {
             engine.shutdown(DRAIN_TIME);
             return Err(error);

@@ -1,0 +1,97 @@
+//! A sale on a real PostgreSQL with a real Redis beside it: what other programs read there, and what happens when Redis is gone.
+//! `cargo test -p flash-sale --features postgres,redis --test shared`.
+
+mod common;
+#[path = "../../../tests/servers/mod.rs"]
+#[expect(dead_code, unreachable_pub, reason = "it serves other tests too")]
+mod servers;
+
+use common::{ONE, Server, flash_sale, serve_shared, token};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Asks until the answer is as expected.
+#[track_caller]
+fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
+    let begun = Instant::now();
+    loop {
+        let found = ask();
+        if found == expected {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{what} is {found:?} and not {expected:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn redis_and_the_tables_say_what_the_sale_says() {
+    let database = servers::Server::start("postgres.sh", &[]);
+    let mut redis = servers::Server::start("redis.sh", &[]);
+    let (store, port) = (
+        format!("postgres://stockade@127.0.0.1:{}/stockade", database.port()),
+        redis.port().to_string(),
+    );
+    let cache = format!("redis://127.0.0.1:{port}");
+    let init = flash_sale().args(["init", "--store", &store]).status();
+    assert!(init.expect("the program starts").success());
+    let flags = [
+        "--sku",
+        "SNEAKER=100",
+        "--payment-latency",
+        "0s",
+        "--cache",
+        &cache,
+    ];
+    let server = Server::of(serve_shared(&store, &flags));
+    let reserve = |user: &str| {
+        let token = token(user);
+        let id = server
+            .reserve(&token, user, ONE)
+            .is(201)
+            .text("reservation_id");
+        (token, id)
+    };
+    let in_redis = |field: &str| {
+        said(
+            "redis-cli",
+            &["-p", &port, "HGET", "stock:{SNEAKER}", field],
+        )
+    };
+    let in_rows = |column: &str| {
+        let asks = format!("SELECT {column} FROM stockade.inventory WHERE sku_id = 'SNEAKER'");
+        said("psql", &["-Atc", &asks, &store])
+    };
+
+    let (ann, held) = reserve("ann");
+    let (bob, bought) = reserve("bob");
+    server.checkout(&bob, &bought, "card").is(200);
+    becomes("available in Redis", "98", || in_redis("available"));
+    becomes("sold in Redis", "1", || in_redis("sold"));
+    assert_eq!(
+        (in_rows("reserved"), in_rows("sold")),
+        ("1".into(), "1".into())
+    );
+    let key = format!("reservation:{{{held}}}");
+    becomes("the hold in Redis", "1", || {
+        said("redis-cli", &["-p", &port, "EXISTS", &key])
+    });
+
+    // Without Redis the sale goes on; when it is back it says what is so.
+    redis.kill();
+    server.reservation("DELETE", &ann, &held).is(200);
+    let _cid = reserve("cid");
+    redis.restart();
+    becomes("available in Redis", "98", || in_redis("available"));
+    becomes("reserved in Redis", "1", || in_redis("reserved"));
+    assert!(server.terminate());
+}
