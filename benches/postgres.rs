@@ -5,7 +5,14 @@
 //! the other: the store alone, without threads and tickets. The second row ends every hold of the first, so each batch also
 //! updates as many rows as it inserts. Checked before the figures are told: the rows count what was committed.
 
-#[expect(dead_code, reason = "shared with tests that use more of it")]
+#![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![expect(clippy::print_stdout, reason = "a report")]
+
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "shared with tests that use more of it"
+)]
 #[path = "../tests/servers/mod.rs"]
 mod servers;
 
@@ -79,7 +86,9 @@ impl Bench {
         header.first_sequence = self.allocator.sequence() + 1;
         self.allocator.begin(header).expect("it follows");
         let answer = |answer| assert!(matches!(answer, Answer::Decided(_)), "{answer:?}");
-        let decided = self.allocator.decide_all(commands, &mut self.batch, answer);
+        let decided = self
+            .allocator
+            .decide_all(commands.iter(), &mut self.batch, answer);
         decided.expect("no law breaks");
         self.allocator
             .finish(&mut self.stock)

@@ -369,3 +369,232 @@ const fn gates(change: Gate) -> (u8, u8) {
         Gate::EndSale => (ENDED, OPEN),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BatchHash, EventKind as Kind};
+
+    const SKU: SkuId = SkuId(3);
+    const OTHER: SkuId = SkuId(4);
+
+    fn id(sequence: u64) -> ReservationId {
+        ReservationId::new(0, sequence)
+    }
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    /// The changes of a batch whose first sequence is 100, stamped 1,000, after credits of 50.
+    fn read(kinds: impl IntoIterator<Item = Kind>) -> Result<Changes, Nonsense> {
+        let mut batch = Batch::default();
+        batch.header.stamp = at(1_000);
+        for (kind, sequence) in kinds.into_iter().zip(100..) {
+            batch.push_event(&Event {
+                sequence,
+                at: at(1_000),
+                shard: 0,
+                epoch: 1,
+                kind,
+            });
+        }
+        batch.seal(BatchHash::default());
+        let mut changes = Changes::default();
+        changes.read(&batch, 50).map(|()| changes)
+    }
+
+    fn line(sku: SkuId, quantity: u32) -> Line {
+        Line { sku, quantity }
+    }
+
+    fn reserved(first: Line, lines: u16) -> Kind {
+        Kind::Reserved {
+            origin: Origin::default(),
+            first,
+            lines,
+            sale: 2,
+            hold_ms: 1,
+            expires_at: at(2_000),
+            replaces: None,
+        }
+    }
+
+    fn confirmed(reservation: ReservationId) -> Kind {
+        Kind::Confirmed {
+            origin: Origin::default(),
+            reservation,
+            asked: reservation,
+            attempt: 0,
+            payment_ref: None,
+        }
+    }
+
+    fn returned(reservation: Option<ReservationId>, line: Line) -> Kind {
+        Kind::Returned {
+            origin: Origin::default(),
+            reason: crate::types::Reason::default(),
+            reservation,
+            line,
+            units: 1,
+        }
+    }
+
+    fn cart(lines: &[Line]) -> Kind {
+        let mut cart = [Line::default(); crate::types::LINES_PER_EVENT];
+        cart[..lines.len()].copy_from_slice(lines);
+        Kind::CartLines {
+            len: u8::try_from(lines.len()).expect("few"),
+            lines: cart,
+        }
+    }
+
+    #[test]
+    fn a_new_hold_is_a_row_and_its_units_are_reserved() {
+        let changes = read([cart(&[line(OTHER, 5)]), reserved(line(SKU, 2), 2)]).expect("sense");
+        let made = &changes.made[0];
+        assert_eq!(
+            (made.id, made.first, made.lines, made.sale),
+            (id(101), line(SKU, 2), 2, 2)
+        );
+        assert_eq!(made.now.deadline, Some(at(1_950)), "without credits");
+        assert_eq!(changes.made_lines, [(id(101), 1, line(OTHER, 5), 0)]);
+        let units: Vec<_> = changes
+            .stock
+            .iter()
+            .map(|(sku, moved)| (*sku, moved.reserved))
+            .collect();
+        assert_eq!(units, [(SKU, 2), (OTHER, 5)]);
+    }
+
+    #[test]
+    fn what_happens_to_a_hold_in_its_own_batch_is_folded_into_its_row() {
+        let changes = read([
+            cart(&[line(OTHER, 5)]),
+            reserved(line(SKU, 2), 2),
+            confirmed(id(101)),
+            returned(Some(id(101)), line(OTHER, 1)),
+            returned(Some(id(101)), line(SKU, 2)),
+        ]);
+        let changes = changes.expect("sense");
+        assert!(changes.changed.is_empty() && changes.returned.is_empty());
+        let made = &changes.made[0];
+        assert_eq!(
+            (made.now.status, made.returned),
+            (Some(HoldStatus::Confirmed), 2)
+        );
+        assert_eq!(changes.ended_at(made.now.status), Some(at(1_000)));
+        assert_eq!(changes.made_lines[0].3, 1);
+        let moved = |sku| changes.stock[&sku];
+        assert_eq!((moved(SKU).reserved, moved(SKU).sold), (0, 0));
+        assert_eq!((moved(OTHER).reserved, moved(OTHER).sold), (0, 4));
+    }
+
+    #[test]
+    fn what_happens_to_an_older_hold_is_one_change_and_its_units_are_left_to_its_row() {
+        let payment_ref = PaymentRef::new(9).expect("not zero");
+        let changes = read([
+            Kind::PaymentBegun {
+                origin: Origin::default(),
+                reservation: id(7),
+                payment_ref,
+                attempt: 1,
+                expires_at: at(3_000),
+            },
+            Kind::DeadlinesCredited { micros: 100 },
+            Kind::DeadlineMoved {
+                reservation: id(7),
+                expires_at: at(3_000),
+            },
+            confirmed(id(7)),
+            returned(Some(id(7)), line(SKU, 1)),
+            Kind::Expired { reservation: id(8) },
+            returned(Some(id(9)), line(SKU, 2)),
+            returned(None, line(SKU, 3)),
+        ]);
+        let changes = changes.expect("sense");
+        assert_eq!(
+            changes.changed[&id(7)],
+            Change {
+                was_live: true,
+                status: Some(HoldStatus::Confirmed),
+                deadline: Some(at(2_850)),
+                attempt: Some(1),
+                payment_ref: Some(payment_ref),
+            }
+        );
+        assert_eq!(changes.changed[&id(8)].status, Some(HoldStatus::Expired));
+        assert_eq!(changes.changed[&id(9)], Change::default(), "it had ended");
+        let returned: Vec<_> = changes.returned.into_iter().collect();
+        assert_eq!(returned, [((id(7), SKU), 1), ((id(9), SKU), 2)]);
+        assert_eq!(
+            (changes.stock[&SKU].sold, changes.stock[&SKU].reserved),
+            (-6, 0)
+        );
+        assert_eq!(changes.credit_micros, 100);
+    }
+
+    #[test]
+    fn a_sku_that_the_batch_defines_is_one_row_with_all_that_happens_to_it() {
+        let gate = |change, sale| Kind::GateSet {
+            origin: Origin::default(),
+            reason: crate::types::Reason::default(),
+            sku: SKU,
+            change,
+            sale,
+        };
+        let named = Kind::SkuNamed {
+            sku: SKU,
+            name: SkuName::new("A").expect("a name"),
+        };
+        let defined = Kind::SkuDefined {
+            origin: Origin::default(),
+            sku: SKU,
+            total: 10,
+            rules: Rules::default(),
+        };
+        let changes = read([
+            named,
+            defined.clone(),
+            gate(Gate::Open, 1),
+            gate(Gate::PauseConfirms, 1),
+            reserved(line(SKU, 2), 1),
+            gate(Gate::ResumeConfirms, 1),
+        ]);
+        let changes = changes.expect("sense");
+        assert!(changes.stock.is_empty());
+        let now = changes.defined[0].now;
+        assert_eq!(
+            (now.total, now.reserved, now.sale, now.gates_set),
+            (10, 2, 1, OPEN)
+        );
+        let late = read([
+            gate(Gate::Close, 4),
+            gate(Gate::Open, 5),
+            gate(Gate::EndSale, 5),
+        ]);
+        let moved = late.expect("sense").stock[&SKU];
+        assert_eq!(
+            (moved.gates_set, moved.gates_cleared),
+            (ENDED, OPEN | ENDED)
+        );
+        assert!(read([defined]).is_err(), "without its name");
+    }
+
+    #[test]
+    fn records_that_contradict_each_other_are_refused() {
+        assert!(
+            read([reserved(line(SKU, 2), 2)]).is_err(),
+            "a line is missing"
+        );
+        assert!(
+            read([cart(&[line(OTHER, 5)])]).is_err(),
+            "its hold is missing"
+        );
+        let before_all_credits = Kind::DeadlineMoved {
+            reservation: id(7),
+            expires_at: at(49),
+        };
+        assert!(read([before_all_credits]).is_err());
+    }
+}

@@ -40,13 +40,16 @@ mod changes;
 mod commit;
 mod log;
 mod options;
+mod reads;
 mod schema;
 mod session;
+mod snapshot;
 mod sql;
 mod standby;
 mod writer;
 
 pub use options::{PostgresOptions, Role};
+pub use reads::PostgresReads;
 
 use crate::store::{OpenRequest, Progress, Recovered, Replica, Store, StoreError};
 use crate::types::{Availability, Batch, ReservationId, Timestamp};
@@ -175,6 +178,10 @@ impl Store for PostgresStore {
 
     fn heartbeat(&self) -> Option<Duration> {
         Some(HEARTBEAT)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.writer.as_ref().map_or_else(Vec::new, Writer::warnings)
     }
 
     fn close(&mut self) -> Result<(), StoreError> {

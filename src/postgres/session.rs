@@ -35,6 +35,21 @@ impl Session {
     /// # Errors
     /// `Retryable` if none can be reached just now; `Fatal` if the options can't be, or a server refuses them.
     pub(super) fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
+        Self::connect_to(options, TargetSessionAttrs::ReadWrite)
+    }
+
+    /// Connects to the first host there is.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(super) fn connect_for_reads(options: &PostgresOptions) -> Result<Self, StoreError> {
+        Self::connect_to(options, TargetSessionAttrs::Any)
+    }
+
+    fn connect_to(
+        options: &PostgresOptions,
+        wanted: TargetSessionAttrs,
+    ) -> Result<Self, StoreError> {
         check_schema_name(&options.schema)?;
         let config: Config = options.url.parse().map_err(|error| {
             StoreError::Fatal(format!(
@@ -44,7 +59,7 @@ impl Session {
         let mut last =
             fatal("the PostgreSQL URL names no host: give postgres://user@host:port/database");
         for at in 0..config.get_hosts().len() {
-            match Self::connect_one(&single_host(&config, at, options), options) {
+            match Self::connect_one(&single_host(&config, at, options, wanted), options) {
                 Ok(session) => return Ok(session),
                 Err(error) => last = error,
             }
@@ -148,7 +163,12 @@ fn block_on<T: Send>(
 }
 
 /// The configuration with one host of several, so that one which hangs doesn't hide the others.
-fn single_host(config: &Config, at: usize, options: &PostgresOptions) -> Config {
+fn single_host(
+    config: &Config,
+    at: usize,
+    options: &PostgresOptions,
+    wanted: TargetSessionAttrs,
+) -> Config {
     let mut one = Config::new();
     match &config.get_hosts()[at] {
         Host::Tcp(host) => one.host(host),
@@ -174,7 +194,7 @@ fn single_host(config: &Config, at: usize, options: &PostgresOptions) -> Config 
         .keepalives_idle(PEER_GONE)
         .keepalives_interval(Duration::from_secs(1))
         .keepalives_retries(3)
-        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        .target_session_attrs(wanted);
     one
 }
 
@@ -287,7 +307,7 @@ mod tests {
     fn each_host_is_tried_by_itself_with_its_own_port() {
         let options = PostgresOptions::new("postgres://u:p@a:1,b:2/d?application_name=x");
         let config: Config = options.url.parse().expect("a URL");
-        let one = single_host(&config, 1, &options);
+        let one = single_host(&config, 1, &options, TargetSessionAttrs::ReadWrite);
         assert_eq!(one.get_hosts(), [Host::Tcp("b".to_owned())]);
         assert_eq!((one.get_ports(), one.get_user()), (&[2][..], Some("u")));
         assert_eq!(

@@ -11,7 +11,7 @@ use super::log::{Fence, PAGE, Position, begin_shard, fence, get, read_page, unsi
 use super::session::{Session, fatal};
 use super::sql::Id128;
 use super::writer::{Writer, compare_stock};
-use super::{PostgresOptions, Role, Stop, schema};
+use super::{PostgresOptions, Role, Stop, schema, snapshot};
 use crate::store::{OpenRequest, Progress, Recovered, Replica, StoreError};
 use crate::types::{Batch, Clock, SystemClock};
 use std::time::Duration;
@@ -31,7 +31,9 @@ pub(super) struct Opening<'a> {
     stop: &'a Stop,
     replica: &'a mut dyn Replica,
     progress: &'a mut dyn FnMut(Progress),
-    position: Position,
+    /// `None` before a snapshot was looked for.
+    position: Option<Position>,
+    warnings: Vec<String>,
     clock: SystemClock,
     /// The owner's last sign of life: what the fence row was, and since when, by this machine's clock.
     seen: Option<(Fence, Duration)>,
@@ -51,7 +53,8 @@ impl<'a> Opening<'a> {
             stop,
             replica,
             progress,
-            position: Position::default(),
+            position: None,
+            warnings: Vec::new(),
             clock: SystemClock::new(),
             seen: None,
         }
@@ -78,6 +81,12 @@ impl<'a> Opening<'a> {
         let session = Session::connect(self.options)?;
         schema::check(&session)?;
         begin_shard(&session, self.request.shard)?;
+        if self.position.is_none() {
+            let (shard, warnings) = (self.request.shard, &mut self.warnings);
+            warnings.clear();
+            let restored = snapshot::restore(&session, shard, self.replica, warnings)?;
+            self.position = Some(restored);
+        }
         let connected = self.clock.monotonic();
         loop {
             let found = fence(&session, self.request.shard, false)?;
@@ -99,6 +108,7 @@ impl<'a> Opening<'a> {
             stop,
             ..
         } = self;
+        let position = position.get_or_insert_default();
         if last < position.end.number {
             return Err(StoreError::Behind {
                 last,
@@ -145,11 +155,12 @@ impl<'a> Opening<'a> {
         session.run("BEGIN")?;
         let found = fence(&session, shard, true)?;
         self.follow(&session, found.end.number)?;
-        if self.position.end != found.end {
+        let position = self.position.clone().unwrap_or_default();
+        if position.end != found.end {
             return Err(fatal(format!(
                 "the row of shard {shard} in `writer` says that the log ends with batch {}, {}; it ends with {}, {}: \
                  restore the database from a backup or a standby",
-                found.end.number, found.end.hash, self.position.end.number, self.position.end.hash
+                found.end.number, found.end.hash, position.end.number, position.end.hash
             )));
         }
         self.replica
@@ -176,10 +187,12 @@ impl<'a> Opening<'a> {
         if !get::<bool>(&row, 1)? {
             super::writer::own(&session, shard, epoch)?;
         }
-        let writer = Writer::new(self.options, shard, session, &taken, stock)?;
+        self.warnings.extend(durability(&session)?);
+        let warnings = std::mem::take(&mut self.warnings);
+        let writer = Writer::new(self.options, self.request, session, &taken, stock, warnings)?;
         let recovered = Recovered {
             token: taken.token,
-            ..self.position.recovered.clone()
+            ..position.recovered
         };
         Ok((writer, recovered))
     }
@@ -207,4 +220,13 @@ pub(super) fn persist<T>(
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// What the server's settings mean for what it has committed.
+fn durability(session: &Session) -> Result<Option<String>, StoreError> {
+    let row = session.row("SELECT current_setting('fsync') = 'off'", &[])?;
+    let is_off = row.map_or(Ok(false), |row| get(&row, 0))?;
+    Ok(is_off.then(|| {
+        "PostgreSQL runs with fsync = off: a crash of its machine loses or damages the log; set it to on".to_owned()
+    }))
 }

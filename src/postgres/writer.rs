@@ -11,7 +11,8 @@ use super::changes::Changes;
 use super::commit;
 use super::log::{End, Fence, fence, get};
 use super::session::{Session, fatal};
-use crate::store::StoreError;
+use super::snapshot::Keeper;
+use crate::store::{OpenRequest, StoreError};
 use crate::types::{Availability, Batch, ReservationId, SkuId, Timestamp, Token};
 use std::collections::BTreeMap;
 use tokio_postgres::Statement;
@@ -29,6 +30,9 @@ pub(super) struct Writer {
     expected: Vec<Availability>,
     /// What the rows say of each SKU, as far as the writer was told.
     stock: BTreeMap<SkuId, Availability>,
+    keeper: Option<Keeper>,
+    /// Of the opening.
+    warnings: Vec<String>,
 }
 
 /// A session with its prepared statement.
@@ -48,14 +52,17 @@ impl Writer {
     /// For a session that has just taken the role.
     pub(super) fn new(
         options: &PostgresOptions,
-        shard: u16,
+        request: &OpenRequest,
         session: Session,
         taken: &Fence,
         stock: Vec<Availability>,
+        warnings: Vec<String>,
     ) -> Result<Self, StoreError> {
+        let every = options.snapshot_every_events;
+        let keeper = every.map(|every| Keeper::start(options, request, every));
         Ok(Self {
             options: options.clone(),
-            shard,
+            shard: request.shard,
             token: taken.token,
             link: Some(Link::new(session)?),
             chain: Chain::after(taken.end, options.retained_bytes),
@@ -63,6 +70,8 @@ impl Writer {
             changes: Changes::default(),
             expected: Vec::new(),
             stock: stock.into_iter().map(|stock| (stock.sku, stock)).collect(),
+            keeper: keeper.transpose()?,
+            warnings,
         })
     }
 
@@ -134,6 +143,15 @@ impl Writer {
             .credit_micros
             .saturating_add(self.changes.credit_micros);
         self.chain.push(batch);
+        if let Some(keeper) = &mut self.keeper {
+            let events = batch.event_records().len() as u64;
+            keeper.committed(batch.header.number, events);
+        }
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let keeper = self.keeper.as_ref().and_then(Keeper::warning);
+        self.warnings.iter().cloned().chain(keeper).collect()
     }
 
     /// Why the fence let nothing through.

@@ -148,7 +148,8 @@ fn signal(child: &Child, what: Signal) {
         }
     }
     for process in reached.into_iter().filter_map(Pid::from_raw) {
-        drop(kill_process(process, what));
+        // One that has ended needs no signal.
+        let _ = kill_process(process, what);
     }
 }
 

@@ -1,0 +1,137 @@
+//! What the rows say, for those who can't ask the writer: while it is away, or of what it has long forgotten.
+
+use super::PostgresOptions;
+use super::log::{get, unsigned};
+use super::session::{Session, fatal};
+use crate::store::StoreError;
+use crate::types::{
+    Availability, HoldStatus, Line, ReservationId, ReservationView, SkuId, SkuName, Timestamp,
+};
+use parking_lot::Mutex;
+
+/// Reads rows over a connection of its own, also from a server that takes no writes. Its calls block, one at a time.
+///
+/// What it says was committed, and may be older than what the writer would say: [`Availability::as_of`] tells.
+pub struct PostgresReads {
+    options: PostgresOptions,
+    session: Mutex<Option<Session>>,
+}
+
+impl PostgresReads {
+    /// Nothing is connected to before the first question.
+    pub fn new(options: PostgresOptions) -> Self {
+        Self {
+            options,
+            session: Mutex::new(None),
+        }
+    }
+
+    /// A reservation, live or ended, however long ago; a hold that lapsed before `now` is shown as expired.
+    ///
+    /// # Errors
+    /// `Retryable` if no server can be asked just now.
+    pub fn reservation(
+        &self,
+        id: ReservationId,
+        now: Timestamp,
+    ) -> Result<Option<ReservationView>, StoreError> {
+        self.ask(|session| {
+            let rows = session.rows(
+                "SELECT r.user_id, r.status, r.deadline, w.credit_micros, r.attempt, l.sku, l.quantity - l.returned
+                 FROM reservations r
+                 JOIN writer w ON w.shard = (r.id >> 48)::int2
+                 CROSS JOIN LATERAL (
+                     SELECT 0::int2 AS line, r.sku, r.quantity, r.returned
+                     UNION ALL
+                     SELECT line, sku, quantity, returned FROM reservation_lines WHERE reservation_id = r.id) AS l
+                 WHERE r.id = $1 ORDER BY l.line",
+                &[&id],
+            )?;
+            let Some(first) = rows.first() else {
+                return Ok(None);
+            };
+            let deadline: Timestamp = get(first, 2)?;
+            let expires_at = deadline.plus_micros(unsigned(first, 3)?);
+            let stored = status(get(first, 1)?)?;
+            let is_over = stored == HoldStatus::Held && expires_at <= now;
+            let mut lines = Vec::new();
+            for row in &rows {
+                let quantity = get::<i32>(row, 6)?.cast_unsigned();
+                if quantity > 0 {
+                    let sku = SkuId(get::<i32>(row, 5)?.cast_unsigned());
+                    lines.push(Line { sku, quantity });
+                }
+            }
+            Ok(Some(ReservationView {
+                id,
+                user: get(first, 0)?,
+                status: if is_over { HoldStatus::Expired } else { stored },
+                expires_at,
+                attempt: get::<i32>(first, 4)?.cast_unsigned(),
+                lines,
+            }))
+        })
+    }
+
+    /// The counts of a SKU in one shard.
+    ///
+    /// # Errors
+    /// `Retryable` if no server can be asked just now.
+    pub fn availability(
+        &self,
+        shard: u16,
+        sku: &SkuName,
+    ) -> Result<Option<Availability>, StoreError> {
+        self.ask(|session| {
+            let row = session.row(
+                "SELECT sku, available, reserved, sold, total, sequence, as_of
+                 FROM inventory WHERE shard = $1 AND sku_id = $2",
+                &[&shard.cast_signed(), sku],
+            )?;
+            let Some(row) = row else { return Ok(None) };
+            Ok(Some(Availability {
+                sku: SkuId(get::<i32>(&row, 0)?.cast_unsigned()),
+                available: unsigned(&row, 1)?,
+                reserved: unsigned(&row, 2)?,
+                sold: unsigned(&row, 3)?,
+                total: unsigned(&row, 4)?,
+                sequence: unsigned(&row, 5)?,
+                as_of: get(&row, 6)?,
+                not_before: None,
+            }))
+        })
+    }
+
+    /// Asks over the connection that there is, and once more over a new one if that has failed.
+    fn ask<T>(
+        &self,
+        question: impl Fn(&Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut held = self.session.lock();
+        if let Some(session) = held.take() {
+            match question(&session) {
+                Err(StoreError::Retryable(_)) => {}
+                answer => {
+                    *held = Some(session);
+                    return answer;
+                }
+            }
+        }
+        let session = Session::connect_for_reads(&self.options)?;
+        let answer = question(&session)?;
+        *held = Some(session);
+        Ok(answer)
+    }
+}
+
+fn status(word: &str) -> Result<HoldStatus, StoreError> {
+    let all = [
+        HoldStatus::Held,
+        HoldStatus::InPayment,
+        HoldStatus::Confirmed,
+        HoldStatus::Released,
+        HoldStatus::Expired,
+    ];
+    let found = all.into_iter().find(|status| status.name() == word);
+    found.ok_or_else(|| fatal(format!("\"{word}\" is no status of a reservation")))
+}

@@ -1,0 +1,306 @@
+//! Snapshots: the state after a batch, as a stream of state records in parts, so that a recovery need not read the whole log.
+//!
+//! A helper makes them from the log with a replica and a connection of its own; no commit waits for it. A snapshot counts once
+//! its row is there, which is written with its parts in one transaction; it names the batch and hash that it stands on. One that
+//! is damaged is passed over for an older one, or for the log itself, which stays whole.
+//!
+//! Invariant I1: nothing of a snapshot reaches a replica before all of it was verified.
+
+use super::commit::signed;
+use super::log::{End, PAGE, Position, get, hash, read_page, sources, unsigned};
+use super::session::{Session, fatal};
+use super::{PostgresOptions, Stop};
+use crate::store::{OpenRequest, Recovered, Replica, ReplicaFactory, StoreError};
+use crate::types::StateRecord;
+use crate::types::record::RECORD_SIZE;
+use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+/// Records of one part: 8,192 of 128 bytes are 1 MiB.
+const PART_RECORDS: usize = 8_192;
+/// Snapshots that stay.
+const KEPT: i64 = 2;
+
+/// Gives the newest snapshot that is whole to an empty replica, and where the log goes on from there; those passed over are
+/// told in `warnings`.
+///
+/// # Errors
+/// A connection that fails while the replica is filled is `Fatal`, since half a state is none.
+pub(super) fn restore(
+    session: &Session,
+    shard: u16,
+    replica: &mut dyn Replica,
+    warnings: &mut Vec<String>,
+) -> Result<Position, StoreError> {
+    let rows = session.rows(
+        "SELECT batch, batch_hash, sequence, parts, hash, source_ids, source_positions, stamp
+         FROM snapshots WHERE shard = $1 ORDER BY batch DESC",
+        &[&shard.cast_signed()],
+    )?;
+    for row in &rows {
+        let end = End {
+            number: unsigned(row, 0)?,
+            hash: hash(row, 1)?,
+        };
+        let parts: i32 = get(row, 3)?;
+        let mut hasher = blake3::Hasher::new();
+        let whole = each_part(session, shard, end.number, parts, &mut |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        });
+        match whole {
+            Ok(()) if hasher.finalize().as_bytes() == &hash(row, 4)?.0 => {}
+            Err(error @ StoreError::Retryable(_)) => return Err(error),
+            _ => {
+                let number = end.number;
+                warnings.push(format!(
+                    "the snapshot after batch {number} is damaged and was passed over"
+                ));
+                continue;
+            }
+        }
+        let restored = each_part(session, shard, end.number, parts, &mut |bytes| {
+            for record in bytes.as_chunks::<RECORD_SIZE>().0 {
+                StateRecord::decode(record)
+                    .map_err(Into::into)
+                    .and_then(|record| replica.restore(&record))
+                    .map_err(|error| {
+                        fatal(format!("the snapshot after batch {}: {error}", end.number))
+                    })?;
+            }
+            Ok(())
+        });
+        restored.map_err(|error| {
+            fatal(format!(
+                "{error} (while a snapshot was restored: start again)"
+            ))
+        })?;
+        return Ok(Position {
+            end,
+            recovered: Recovered {
+                last_batch: end.number,
+                last_hash: end.hash,
+                last_sequence: unsigned(row, 2)?,
+                last_stamp: get(row, 7)?,
+                sources: sources(row, 5)?,
+                ..Recovered::default()
+            },
+        });
+    }
+    Ok(Position::default())
+}
+
+fn each_part(
+    session: &Session,
+    shard: u16,
+    batch: u64,
+    parts: i32,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for part in 0..parts {
+        let row = session.row(
+            "SELECT records FROM snapshot_parts WHERE shard = $1 AND batch = $2 AND part = $3",
+            &[&shard.cast_signed(), &signed(batch)?, &part],
+        )?;
+        let row = row.ok_or_else(|| fatal(format!("part {part} is missing")))?;
+        take(get(&row, 0)?)?;
+    }
+    Ok(())
+}
+
+/// The helper. Dropped, it ends before the next page.
+pub(super) struct Keeper {
+    /// `None` once it is to end.
+    due: Option<Sender<u64>>,
+    stop: Stop,
+    warning: Arc<Mutex<Option<String>>>,
+    thread: Option<JoinHandle<()>>,
+    /// Events that make a snapshot due, and those since the last one.
+    every: u64,
+    events: u64,
+}
+
+impl Keeper {
+    pub(super) fn start(
+        options: &PostgresOptions,
+        request: &OpenRequest,
+        every: u64,
+    ) -> Result<Self, StoreError> {
+        let (due, todo) = channel::<u64>();
+        let (stop, warning) = (Stop::default(), Arc::new(Mutex::new(None)));
+        let (told, noted) = (stop.clone(), Arc::clone(&warning));
+        let (options, shard) = (options.clone(), request.shard);
+        let replicas = Arc::clone(&request.replicas);
+        let thread = std::thread::Builder::new()
+            .name("stockade-snapshots".to_owned())
+            .spawn(move || {
+                for mut batch in &todo {
+                    // Those that became due meanwhile are one.
+                    batch = todo.try_iter().last().unwrap_or(batch);
+                    let made = catch_unwind(AssertUnwindSafe(|| {
+                        make(&options, shard, batch, &replicas, &told)
+                    }));
+                    let failed = match made {
+                        Ok(done) => done.err().map(|error| error.to_string()),
+                        Err(_) => Some("the replica panicked".to_owned()),
+                    };
+                    *noted.lock() = failed.filter(|_| !told.is_set());
+                }
+            });
+        let thread = thread.map_err(|error| {
+            StoreError::Retryable(format!("a thread can't be started: {error}"))
+        })?;
+        Ok(Self {
+            due: Some(due),
+            stop,
+            warning,
+            thread: Some(thread),
+            every,
+            events: 0,
+        })
+    }
+
+    /// A batch of so many events was committed.
+    pub(super) fn committed(&mut self, batch: u64, events: u64) {
+        self.events += events;
+        if self.events >= self.every
+            && let Some(due) = &self.due
+        {
+            self.events = 0;
+            // A helper that has ended can only have panicked, outside of what it catches.
+            let _ = due.send(batch);
+        }
+    }
+
+    pub(super) fn warning(&self) -> Option<String> {
+        let failed = self.warning.lock().clone()?;
+        Some(format!(
+            "no snapshot could be made, the log is whole without it: {failed}"
+        ))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.due = None;
+        if let Some(thread) = self.thread.take() {
+            // What it caught it has told.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Makes a snapshot of the log up to a batch, or a little further.
+fn make(
+    options: &PostgresOptions,
+    shard: u16,
+    batch: u64,
+    replicas: &ReplicaFactory,
+    stop: &Stop,
+) -> Result<(), StoreError> {
+    let session = Session::connect(options)?;
+    let mut replica = replicas();
+    // A damaged one is told when it is restored from.
+    let mut position = restore(&session, shard, &mut *replica, &mut Vec::new())?;
+    while position.end.number < batch {
+        if stop.is_set() {
+            return Err(StoreError::Stopped);
+        }
+        let read = read_page(&session, shard, &mut position, &mut |batch| {
+            let applied = replica.apply(batch);
+            applied.map_err(|error| fatal(error.to_string()))
+        })?;
+        if read < PAGE && position.end.number < batch {
+            return Err(fatal(format!(
+                "the log ends with batch {}",
+                position.end.number
+            )));
+        }
+    }
+    session.run("BEGIN")?;
+    let mut parts = Parts {
+        session: &session,
+        shard,
+        batch: signed(position.end.number)?,
+        part: 0,
+        records: Vec::with_capacity(PART_RECORDS * RECORD_SIZE),
+        hasher: blake3::Hasher::new(),
+        done: Ok(()),
+    };
+    replica.export(&mut |record| parts.push(record));
+    parts.flush();
+    let Parts {
+        part, hasher, done, ..
+    } = parts;
+    done?;
+    let recovered = &position.recovered;
+    let sources = recovered.sources.iter();
+    let (ids, positions): (Vec<i64>, Vec<i64>) = sources
+        .map(|source| (source.source.cast_signed(), source.position.cast_signed()))
+        .unzip();
+    session.rows(
+        "INSERT INTO snapshots (shard, batch, batch_hash, stamp, sequence, source_ids, source_positions, parts, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        &[
+            &shard.cast_signed(),
+            &signed(position.end.number)?,
+            &position.end.hash.0.as_slice(),
+            &recovered.last_stamp,
+            &signed(recovered.last_sequence)?,
+            &ids,
+            &positions,
+            &part,
+            &hasher.finalize().as_bytes().as_slice(),
+        ],
+    )?;
+    session.rows(
+        "WITH kept AS (SELECT min(batch) AS batch FROM
+                       (SELECT batch FROM snapshots WHERE shard = $1 ORDER BY batch DESC LIMIT $2) AS newest),
+              old AS (DELETE FROM snapshots s USING kept WHERE s.shard = $1 AND s.batch < kept.batch)
+         DELETE FROM snapshot_parts p USING kept WHERE p.shard = $1 AND p.batch < kept.batch",
+        &[&shard.cast_signed(), &KEPT],
+    )?;
+    session.run("COMMIT")
+}
+
+/// The parts of a snapshot that is being written. The first error stops it and is told at the end.
+struct Parts<'a> {
+    session: &'a Session,
+    shard: u16,
+    batch: i64,
+    part: i32,
+    records: Vec<u8>,
+    hasher: blake3::Hasher,
+    done: Result<(), StoreError>,
+}
+
+impl Parts<'_> {
+    fn push(&mut self, record: &StateRecord) {
+        self.records.extend_from_slice(&record.encode());
+        if self.records.len() == PART_RECORDS * RECORD_SIZE {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.done.is_ok() && !self.records.is_empty() {
+            let written = self.session.rows(
+                "INSERT INTO snapshot_parts (shard, batch, part, records) VALUES ($1, $2, $3, $4)",
+                &[
+                    &self.shard.cast_signed(),
+                    &self.batch,
+                    &self.part,
+                    &self.records,
+                ],
+            );
+            self.done = written.map(drop);
+            self.hasher.update(&self.records);
+            self.part += 1;
+        }
+        self.records.clear();
+    }
+}
