@@ -2,14 +2,14 @@
 //! everything agrees again by itself.
 
 use crate::cluster::{self, Cluster, ask, connect, until};
-use crate::{Authority, name, open_sku};
+use crate::{Authority, name, open_sku, reserve};
 use redis::Connection;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use stockade::Engine;
 use stockade::engine::Handle;
 use stockade::redis::{RedisCache, RedisOptions, RedisReader};
-use stockade::types::{Release, Reserve, SkuId, UserId};
+use stockade::types::{HoldStatus, Release, Reserve, SkuId, UserId};
 
 const SOON: Duration = Duration::from_secs(20);
 /// After an outage everything agrees again within this.
@@ -345,5 +345,63 @@ fn slots_that_move_are_followed() {
             on(node, format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
         }
         sale.go_on(500);
+    });
+}
+
+#[test]
+fn what_ended_while_redis_was_down_is_not_shown_as_live_by_what_it_kept() {
+    let keeps = ["--appendonly", "yes", "--appendfsync", "always"].map(str::to_owned);
+    let mut server = crate::servers::Server::start("redis.sh", &keeps);
+    let options = cluster::options(&[&server]);
+    let engine = Engine::builder()
+        .cache(RedisCache::new(&options))
+        .start()
+        .expect("started");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "kept", 10);
+    let (before, other) = (reserve(&handle, 1, sku), reserve(&handle, 2, sku));
+    let reader = RedisReader::new(&options, Authority::of(&handle)).keep(Duration::ZERO);
+    let status = |id| {
+        reader.stock(&name("kept")).expect("answered");
+        let misses = reader.stats().misses;
+        let found = reader
+            .reservation(id)
+            .expect("answered")
+            .expect("known to somebody");
+        (found.status, reader.stats().misses == misses)
+    };
+    let key = |id| format!("reservation:{{{id}}}");
+    until("both are written", SOON, || {
+        [before.id, other.id].map(status) == [(HoldStatus::Held, true); 2]
+    });
+    server.kill();
+    let release = Release::new(UserId::from(1), before.id);
+    handle
+        .release(release)
+        .expect("room")
+        .wait()
+        .expect("released");
+    until("its health says so", SOON, || {
+        !handle.health().warnings.is_empty()
+    });
+    server.restart();
+    until("it is written again", SOON, || {
+        handle.health().warnings.is_empty()
+    });
+    let mut connection = connect(&server);
+    assert_eq!(
+        ask(&mut connection, &format!("EXISTS {}", key(before.id))),
+        "1",
+        "it was kept"
+    );
+    assert_eq!(status(before.id), (HoldStatus::Released, false));
+    assert_eq!(
+        status(other.id),
+        (HoldStatus::Held, false),
+        "nobody vouches for it"
+    );
+    let after = reserve(&handle, 3, sku);
+    until("what is new is vouched for", SOON, || {
+        status(after.id) == (HoldStatus::Held, true)
     });
 }

@@ -13,6 +13,15 @@ use stockade::types::{
 
 const SOON: Duration = Duration::from_secs(10);
 
+/// Lets the others end, also after a failure.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn version(connection: &mut redis::Connection, sku: &str) -> (u64, u64) {
     let key = format!("stock:{{{sku}}}");
     let fields = redis::cmd("HMGET")
@@ -34,6 +43,7 @@ fn versions_never_go_back_under_writers_of_two_epochs() {
     let is_over = AtomicBool::new(false);
     let rises = AtomicU64::new(0);
     std::thread::scope(|scope| {
+        let over = Over(&is_over);
         let writers: Vec<_> = (1..=2)
             .map(|epoch| {
                 let mut cache = RedisCache::new(&options);
@@ -68,7 +78,7 @@ fn versions_never_go_back_under_writers_of_two_epochs() {
         zombie
             .put(&SKUS.map(|sku| entry(sku, 1, WRITES * 10)), &[])
             .expect("it runs");
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         watcher.join().expect("no version went back");
     });
     let mut connection = connect(&server);
@@ -291,4 +301,57 @@ fn a_reader_doubts_what_an_earlier_epoch_left_or_writes_late() {
     let stats = reader.stats();
     assert_eq!(stats.hits + stats.failures, stats.asked);
     assert_eq!((stats.misses, stats.errors), (0, 0));
+}
+
+#[test]
+fn a_script_that_comes_and_goes_within_a_call_reorders_nothing() {
+    let server = cluster::start();
+    let options = cluster::options(&[&server]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&is_over);
+        scope.spawn(|| {
+            // Loads the script as another writer does, and loses it again.
+            let mut other = RedisCache::new(&options);
+            let mut connection = connect(&server);
+            for n in 1.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                ask(&mut connection, "SCRIPT FLUSH");
+                other.put(&[entry("other", 1, n)], &[]).expect("it runs");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let mut cache = RedisCache::new(&options);
+        let mut connection = connect(&server);
+        for round in 1..=200_u64 {
+            let changed = |n: u64, later: u64, change| ReservationChange {
+                id: ReservationId::from_u64(n),
+                epoch: 1,
+                sequence: round * 10_000 + later + n,
+                at: Timestamp::from_micros(0),
+                change,
+            };
+            let made = (0..200).map(|n| {
+                let made = Change::Made {
+                    user: UserId(1),
+                    lines: Vec::new(),
+                    expires_at: Timestamp::from_micros(60_000_000),
+                };
+                changed(n, 0, made)
+            });
+            let ended = (0..200).map(|n| changed(n, 5_000, Change::Ended));
+            let all: Vec<_> = made.chain(ended).collect();
+            // Where the script was lost too often, the call says so.
+            until("it is taken", SOON, || cache.put(&[], &all).is_ok());
+            let keys: usize = redis::cmd("DBSIZE")
+                .query(&mut connection)
+                .expect("an answer");
+            assert!(
+                keys <= 1,
+                "round {round}: {keys} keys, though all have ended"
+            );
+        }
+    });
 }
