@@ -7,6 +7,7 @@ use super::health::Vitals;
 use super::reads::Reads;
 use super::replica::Candidate;
 use super::runner::{Core, Runner};
+use super::submit::Sources;
 use super::telemetry::Telemetry;
 use super::threads::Threads;
 use super::writer::Writer;
@@ -275,6 +276,7 @@ impl EngineBuilder {
             vitals: Vitals::new(telemetry),
             reads: Reads::new(self.limits.skus_max),
             pool: Pool::new(self.tickets_max),
+            sources: Sources::new(allocator.sources()),
             clock: start.clock,
             time: Arc::clone(&time),
             stalled_micros: AtomicU64::new(0),
