@@ -62,6 +62,7 @@
 //!
 //! | feature | |
 //! |---|---|
+//! | `kafka` | requests, replies and events through Kafka, exactly once: see `stockade::kafka`; builds librdkafka, with a C compiler and make |
 //! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
 //! | `tracing` | start, recovery, warnings and halts for the subscriber that you install: see [`engine::telemetry`] |
 //!
@@ -84,6 +85,8 @@ pub mod allocator;
 pub mod cache;
 pub mod engine;
 pub mod events;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod ring;
 pub mod store;
 pub mod sync;

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["types"]),
     ("cache", &["types"]),
     ("events", &["types"]),
+    ("kafka", &["events", "ticket", "types"]),
     (
         "engine",
         &[

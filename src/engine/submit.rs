@@ -141,7 +141,7 @@ impl Submit for Handle {
         // Held until the run is in the ring: positions are pushed in the order in which they were checked.
         let mut stand = sources.stand.lock();
         let after = after(&stand, run)?;
-        if !self.shared.vitals.is_open() {
+        if self.has_ended() {
             return Err(SubmitError::Ended);
         }
         let Some((completers, block)) = self.shared.pool.issue_block(run.len()) else {
@@ -174,6 +174,10 @@ impl Submit for Handle {
                 })
             }
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        !self.shared.vitals.is_open()
     }
 
     fn sku(&self, name: &str) -> Option<SkuId> {

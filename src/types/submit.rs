@@ -67,6 +67,9 @@ pub trait Submit: Send + Sync {
     /// Why they were not taken.
     fn submit_run(&self, run: &mut Vec<Sourced>) -> Result<Box<dyn Answers>, SubmitError>;
 
+    /// True once it takes no more commands: it was shut down, or it halted.
+    fn has_ended(&self) -> bool;
+
     /// The index of a SKU; `None` if no committed batch has defined it.
     fn sku(&self, name: &str) -> Option<SkuId>;
 

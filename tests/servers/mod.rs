@@ -1,6 +1,11 @@
 //! Real servers for tests: each runs in a temporary folder and on a free port, under a script of its kind beside this file, and
 //! ends with the test. A test may kill one, pause it, and start it again on what it left.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "servers run in real time, and tell by their port alone that they are up"
+)]
+
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -12,7 +17,7 @@ use std::time::{Duration, Instant};
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server's process, its port and its folder. Dropped, the process is killed and the folder removed.
-pub struct Server {
+pub(crate) struct Server {
     script: &'static str,
     arguments: Vec<String>,
     process: Option<Child>,
@@ -25,7 +30,7 @@ impl Server {
     ///
     /// # Panics
     /// If it doesn't, with what the server said.
-    pub fn start(script: &'static str, arguments: &[String]) -> Self {
+    pub(crate) fn start(script: &'static str, arguments: &[String]) -> Self {
         let dir = tempfile::Builder::new().prefix("stockade-").tempdir();
         let dir = dir.expect("a temporary folder");
         // A server that runs as another user must get through.
@@ -42,19 +47,24 @@ impl Server {
         server
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Starts the server again on its folder and port, after [`kill`](Self::kill).
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(self.script);
-        let log = std::fs::File::options().create(true).append(true).open(self.log_path());
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/servers")
+            .join(self.script);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
         let log = log.expect("a log in the server's folder");
         let child = Command::new(&script)
             .arg(self.dir.path().join("server"))
@@ -68,7 +78,10 @@ impl Server {
         self.process = Some(child.unwrap_or_else(|error| panic!("{}: {error}", script.display())));
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = self.process.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            let ended = self
+                .process
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
             assert!(
                 ended.is_none() && begun.elapsed() < STARTS_WITHIN,
                 "{} doesn't listen on port {}: {}",
@@ -81,7 +94,7 @@ impl Server {
     }
 
     /// Kills the server and all its processes at once, as `kill -9` does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.process.take() {
             signal(&child, Signal::KILL);
             child.wait().expect("it was killed");
@@ -89,17 +102,17 @@ impl Server {
     }
 
     /// Stops the server's processes without ending them: connections stay open and nobody answers.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
     /// Lets a paused server go on.
-    pub fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.signal(Signal::CONT);
     }
 
     /// What the server has written to its output.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
@@ -126,7 +139,7 @@ fn signal(child: &Child, what: Signal) {
 }
 
 /// A port that nobody listens on just now.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback address");
     listener.local_addr().expect("it is bound").port()
 }
