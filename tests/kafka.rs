@@ -18,16 +18,18 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use stockade::engine::{Engine, Handle};
 use stockade::kafka::{
-    AskError, Body, ClientOptions, KafkaClient, KafkaCluster, KafkaSource, Placement, Reply,
-    Request, SourceOptions, SourceState, SourceStatus, TopicSettings,
+    AskError, Body, ClientOptions, EventCursor, KafkaClient, KafkaCluster, KafkaEvents, KafkaSink,
+    KafkaSource, Placement, Published, Reply, Request, SourceOptions, SourceState, SourceStatus,
+    TopicSettings,
 };
 use stockade::store::{
-    MemoryLog, MemoryStore, OpenRequest, Progress, Recovered, Replica, ReplicaError, Store,
-    StoreError,
+    JournalOptions, JournalReader, JournalStore, MemoryLog, MemoryStore, OpenRequest, Progress,
+    ReadLog, Recovered, Replica, ReplicaError, Store, StoreError,
 };
 use stockade::types::{
-    Batch, Decision, EventKind, Gate, IdempotencyKey, Reason, Refusal, ReservationId, Rules,
-    SkuName, SourcePosition, Sourced, StateRecord, Submit, Timestamp, UserId,
+    Batch, Decision, DefineSku, Event, EventKind, Gate, IdempotencyKey, Reason, Refusal,
+    ReservationId, Rules, SetGate, SkuId, SkuName, SourcePosition, Sourced, StateRecord, Submit,
+    Timestamp, UserId,
 };
 
 const ADMIN: UserId = UserId(1 << 100);
@@ -58,7 +60,7 @@ impl Topics {
             brokers: format!("127.0.0.1:{}", server.port()),
             name,
         };
-        let names = ["requests", "replies", "dead"].map(|kind| topics.topic(kind));
+        let names = ["requests", "replies", "dead", "events"].map(|kind| topics.topic(kind));
         let settings = names.iter().map(|name| TopicSettings {
             name,
             partitions: 2,
@@ -751,4 +753,181 @@ fn a_request_that_was_asked_too_late_is_not_decided() {
     );
     let SourceStatus { replies_lost, .. } = source.stop();
     assert_eq!(replies_lost, 0);
+}
+
+/// Every record of the events, with its cursor, and what a reader makes of them.
+fn published(topics: &Topics, until: u64) -> (Vec<EventCursor>, Vec<Published>) {
+    let events = topics.topic("events");
+    let begin = EventCursor::default();
+    let mut reader = KafkaEvents::start(&topics.cluster(), &events, 0, 0, begin).expect("a topic");
+    let mut read = Vec::new();
+    while reader.cursor().sequence < until {
+        let next = reader.next(WITHIN).expect("a broker that runs");
+        read.push(next.expect("the last event comes"));
+    }
+    let count = usize::try_from(reader.offset()).expect("a few");
+    let raw = topics.read("events", count).into_iter().map(|record| {
+        let headers = record.headers().expect("a place");
+        let number = |key: &str| {
+            let found = headers.iter().find(|header| header.key == key);
+            let value = found.and_then(|header| header.value).unwrap_or_default();
+            String::from_utf8_lossy(value).parse().expect("a number")
+        };
+        EventCursor {
+            epoch: number("epoch"),
+            sequence: number("sequence"),
+        }
+    });
+    (raw.collect(), read)
+}
+
+fn events(mut log: impl ReadLog) -> Vec<Event> {
+    let mut all = Vec::new();
+    let read = log.read(1, &mut |batch| {
+        all.extend(batch.events().map(|event| event.expect("an event")));
+        true
+    });
+    read.expect("the log is whole");
+    all
+}
+
+fn sell(handle: &Handle, users: std::ops::Range<u64>) {
+    let tickets = users.map(|user| {
+        let reserve = stockade::types::Reserve::one(UserId::from(user), SkuId(0), 1);
+        handle.reserve(reserve.expect("a cart")).expect("room")
+    });
+    for ticket in tickets.collect::<Vec<_>>() {
+        ticket.wait().expect("units for all");
+    }
+}
+
+fn define(handle: &Handle) {
+    let define = DefineSku::new(ADMIN, name("SKU-0"), 1_000_000);
+    handle
+        .define_sku(define)
+        .expect("room")
+        .wait()
+        .expect("defined");
+    let open = SetGate::new(ADMIN, SkuId(0), Gate::Open);
+    handle.set_gate(open).expect("room").wait().expect("opened");
+}
+
+#[test]
+fn events_may_repeat_over_restarts_but_none_is_skipped() {
+    let server = shared();
+    let topics = Topics::new(&server, "outbox");
+    let log = MemoryLog::default();
+    let start = || {
+        let sink = KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
+        let store = MemoryStore::on(&log);
+        let builder = Engine::builder().store(store).log(log.clone()).sink(sink);
+        builder.start().expect("it recovers")
+    };
+    for life in 0..6 {
+        let engine = start();
+        if life == 0 {
+            define(&engine.handle());
+        }
+        // More than wait for a slow sink at most, some of them.
+        for part in 0..[1, 40, 1_500, 1, 0, 7][life] {
+            let first = (life as u64) * 100_000 + part * 10;
+            sell(&engine.handle(), first..first + 3);
+        }
+        // It is dropped without waiting for the sink, which has sent some of it or nothing.
+    }
+    let report = start().shutdown(WITHIN);
+    assert!(report.is_announced, "{report:?}");
+    let wanted = events(log.clone());
+    let (raw, read) = published(&topics, wanted.len() as u64);
+    let read: Vec<Event> = read
+        .into_iter()
+        .map(|published| match published {
+            Published::Event(event) => event,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(read, wanted);
+    let mut last = 0;
+    for at in raw {
+        assert!(at.sequence <= last + 1, "{at:?} skips what follows {last}");
+        last = at.sequence;
+    }
+}
+
+#[test]
+fn a_broker_killed_while_events_leave_gets_all_of_them_in_order() {
+    let mut server = Server::start("kafka.sh", &[]);
+    let topics = Topics::new(&server, "leave");
+    let log = MemoryLog::default();
+    let sink = KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
+    let store = MemoryStore::on(&log);
+    let builder = Engine::builder().store(store).log(log.clone()).sink(sink);
+    let engine = builder.start().expect("it starts");
+    define(&engine.handle());
+    for part in 0..30 {
+        match part {
+            10 => server.kill(),
+            20 => server.restart(),
+            _ => {}
+        }
+        for block in 0..100 {
+            let first = (part * 100 + block) * 5;
+            sell(&engine.handle(), first..first + 5);
+        }
+    }
+    assert!(engine.handle().health().is_running());
+    let report = engine.shutdown(2 * WITHIN);
+    assert!(report.is_announced, "{report:?}");
+    let wanted = events(log.clone());
+    let (_, read) = published(&topics, wanted.len() as u64);
+    let wanted: Vec<Published> = wanted.into_iter().map(Published::Event).collect();
+    assert!(read == wanted, "{} of {} events", read.len(), wanted.len());
+}
+
+#[test]
+fn a_log_that_lost_its_tail_publishes_a_fork_before_it_goes_on() {
+    let server = shared();
+    let topics = Topics::new(&server, "fork");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (whole, lost) = (folder.path().join("whole"), folder.path().join("lost"));
+    let builder = |dir: &std::path::Path| {
+        let store = JournalStore::new(JournalOptions::new(dir));
+        Engine::builder().store(store).log(JournalReader::new(dir))
+    };
+    let sink = || KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
+    let ends = |engine: Engine| {
+        let report = engine.shutdown(WITHIN);
+        assert!(report.is_clean && report.is_announced, "{report:?}");
+    };
+    let engine = builder(&whole).sink(sink()).start().expect("it starts");
+    define(&engine.handle());
+    sell(&engine.handle(), 0..5);
+    ends(engine);
+    let common = events(JournalReader::new(&whole)).len();
+    std::fs::create_dir(&lost).expect("an empty folder");
+    for file in std::fs::read_dir(&whole).expect("a journal").flatten() {
+        std::fs::copy(file.path(), lost.join(file.file_name())).expect("room");
+    }
+    let engine = builder(&whole).sink(sink()).start().expect("it recovers");
+    sell(&engine.handle(), 100..110);
+    ends(engine);
+    let told = events(JournalReader::new(&whole));
+    // The copy has lost those ten. Its writer's first life has no sink: what it did there is not to be missed.
+    ends(builder(&lost).start().expect("it recovers"));
+    let engine = builder(&lost).start().expect("it recovers");
+    sell(&engine.handle(), 200..203);
+    ends(engine);
+    let engine = builder(&lost).sink(sink()).start().expect("it recovers");
+    sell(&engine.handle(), 300..310);
+    ends(engine);
+    let wanted = events(JournalReader::new(&lost));
+    let (_, read) = published(&topics, wanted.len() as u64);
+    let (before, after) = read.split_at(told.len());
+    let as_published = |events: &[Event]| -> Vec<Published> {
+        events.iter().cloned().map(Published::Event).collect()
+    };
+    assert_eq!(before, as_published(&told));
+    let sequence = common as u64;
+    assert_eq!(after[0], Published::Fork { sequence });
+    assert_eq!(after[1..], as_published(&wanted[common..]));
 }

@@ -2,12 +2,14 @@
 //! are repeated with a backoff until they succeed.
 //!
 //! For caches the inbox keeps the newest stock of each SKU, so a slow one skips versions, never the last. For sinks it
-//! keeps the last [`BATCHES_MAX`] batches; one that falls behind further is told of the gap.
+//! keeps the last [`BATCHES_MAX`] batches. A sink that falls behind further, or stood further back when the engine started,
+//! gets what is missing from the log, and only then what waits; where nobody can read the log it is told of the gap.
 
 use super::reads::Reads;
 use super::turn::Turn;
 use crate::cache::{Cache, CacheEntry};
 use crate::events::EventSink;
+use crate::store::ReadLog;
 use crate::types::{Batch, SkuId};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, VecDeque};
@@ -89,13 +91,97 @@ pub(super) struct Announcer {
     inbox: Arc<Inbox>,
     caches: Vec<Box<dyn Cache>>,
     sinks: Vec<Sink>,
+    log: Option<Box<dyn ReadLog>>,
     /// For each cache, entries that it has not taken.
     unwritten: Vec<BTreeMap<SkuId, CacheEntry>>,
 }
 
 struct Sink {
     sink: Box<dyn EventSink>,
+    /// It has said where it goes on, since the last error.
+    has_resumed: bool,
+    /// Batches that come before those that wait, and are in the log alone: from and to.
+    missing: Option<(u64, u64)>,
     waiting: VecDeque<Arc<Batch>>,
+    /// The number after the last batch that came this way.
+    next: u64,
+}
+
+impl Sink {
+    /// The batches up to `to` are in the log alone, and those that wait are taken from there too.
+    fn miss(&mut self, from: u64, to: u64) {
+        let waiting = self.waiting.front().map(|batch| batch.header.number);
+        let before = self.missing.map(|(from, _)| from);
+        let first = before.into_iter().chain(waiting).fold(from, u64::min);
+        self.waiting.clear();
+        self.missing = Some((first, to));
+        self.next = self.next.max(to);
+    }
+
+    /// Asks where it goes on.
+    fn resume(&mut self) -> Result<(), String> {
+        if self.has_resumed {
+            return Ok(());
+        }
+        if let Some(from) = self.sink.resume().map_err(|error| error.to_string())? {
+            let waiting = self.waiting.front().map(|batch| batch.header.number);
+            let to = waiting.unwrap_or(self.next);
+            self.missing = (from < to).then_some((from, to));
+        }
+        self.has_resumed = true;
+        Ok(())
+    }
+
+    /// Hands over what is missing, as far as the log has it.
+    fn catch_up(&mut self, log: Option<&mut Box<dyn ReadLog>>) -> Result<(), String> {
+        let Some((from, to)) = self.missing else {
+            return Ok(());
+        };
+        let Some(log) = log else {
+            self.sink.gap(from, to);
+            self.missing = None;
+            return Ok(());
+        };
+        let (mut next, mut failed) = (from, None);
+        let read = log.read(from, &mut |batch| {
+            let number = batch.header.number;
+            if number >= to {
+                return false;
+            }
+            if number > next {
+                self.sink.gap(next, number);
+            }
+            if !batch.is_empty()
+                && let Err(error) = self.sink.publish(batch)
+            {
+                failed = Some(error.to_string());
+                return false;
+            }
+            next = number + 1;
+            next < to
+        });
+        self.missing = (next < to).then_some((next, to));
+        match (failed, read) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => Err(format!("the log can't be read for a sink: {error}")),
+            (None, Ok(())) if next < to => Err(format!(
+                "the log ends before batch {next}, which a sink has missed"
+            )),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// Offers everything once.
+    fn deliver(&mut self, log: Option<&mut Box<dyn ReadLog>>) -> Result<(), String> {
+        self.resume()?;
+        self.catch_up(log)?;
+        while let Some(batch) = self.waiting.front() {
+            let published = self.sink.publish(batch);
+            published.map_err(|error| error.to_string())?;
+            self.waiting.pop_front();
+        }
+        Ok(())
+    }
 }
 
 impl Announcer {
@@ -103,19 +189,25 @@ impl Announcer {
         inbox: Arc<Inbox>,
         caches: Vec<Box<dyn Cache>>,
         sinks: Vec<Box<dyn EventSink>>,
+        log: Option<Box<dyn ReadLog>>,
+        next: u64,
     ) -> Self {
         let unwritten = caches.iter().map(|_| BTreeMap::new()).collect();
         let sinks = sinks
             .into_iter()
             .map(|sink| Sink {
                 sink,
+                has_resumed: false,
+                missing: None,
                 waiting: VecDeque::new(),
+                next,
             })
             .collect();
         Self {
             inbox,
             caches,
             sinks,
+            log,
             unwritten,
         }
     }
@@ -135,7 +227,10 @@ impl Announcer {
                     }
                     backoff = BACKOFF_MIN;
                     if closed.is_some() && self.is_done() {
-                        return;
+                        match self.flush() {
+                            Ok(()) => return,
+                            Err(error) => warn(Some(error)),
+                        }
                     }
                 }
                 Err(error) => {
@@ -169,13 +264,20 @@ impl Announcer {
         let gap = mail.gap.take();
         for sink in &mut self.sinks {
             if let Some((from, to)) = gap {
-                sink.sink.gap(from, to);
+                if self.log.is_some() {
+                    sink.miss(from, to);
+                } else {
+                    sink.sink.gap(from, to);
+                }
             }
             sink.waiting.extend(mail.batches.iter().cloned());
+            let last = mail.batches.back().map(|batch| batch.header.number);
+            sink.next = last.map_or(sink.next, |last| last + 1);
             while sink.waiting.len() > BATCHES_MAX {
                 if let Some(dropped) = sink.waiting.pop_front() {
-                    sink.sink
-                        .gap(dropped.header.number, dropped.header.number + 1);
+                    let number = dropped.header.number;
+                    let from = sink.missing.map_or(number, |(from, _)| from);
+                    sink.missing = Some((from, number + 1));
                 }
             }
         }
@@ -184,7 +286,18 @@ impl Announcer {
 
     fn is_done(&self) -> bool {
         self.unwritten.iter().all(BTreeMap::is_empty)
-            && self.sinks.iter().all(|sink| sink.waiting.is_empty())
+            && self
+                .sinks
+                .iter()
+                .all(|sink| sink.has_resumed && sink.missing.is_none() && sink.waiting.is_empty())
+    }
+
+    /// What sinks have taken has arrived.
+    fn flush(&mut self) -> Result<(), String> {
+        for sink in &mut self.sinks {
+            sink.sink.flush().map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Offers everything once.
@@ -201,12 +314,9 @@ impl Announcer {
             }
         }
         for sink in &mut self.sinks {
-            while let Some(batch) = sink.waiting.front() {
-                if let Err(error) = sink.sink.publish(batch) {
-                    failed = Some(error.to_string());
-                    break;
-                }
-                sink.waiting.pop_front();
+            if let Err(error) = sink.deliver(self.log.as_mut()) {
+                sink.has_resumed = false;
+                failed = Some(error);
             }
         }
         failed.map_or(Ok(()), Err)

@@ -16,7 +16,7 @@ use crate::allocator::{Allocator, Limits};
 use crate::cache::Cache;
 use crate::events::EventSink;
 use crate::ring::ring;
-use crate::store::{MemoryStore, OpenRequest, Progress, Recovered, Store};
+use crate::store::{MemoryStore, OpenRequest, Progress, ReadLog, Recovered, Store};
 use crate::ticket::{CELLS_MAX, Pool};
 use crate::types::{Clock, LINES_MAX, Policy, SystemClock};
 use parking_lot::Mutex;
@@ -34,6 +34,7 @@ pub struct EngineBuilder {
     store: Box<dyn Store>,
     caches: Vec<Box<dyn Cache>>,
     sinks: Vec<Box<dyn EventSink>>,
+    log: Option<Box<dyn ReadLog>>,
     clock: Arc<dyn Clock>,
     limits: Limits,
     policy: Policy,
@@ -63,6 +64,7 @@ impl Default for EngineBuilder {
             store: Box::new(MemoryStore::new()),
             caches: Vec::new(),
             sinks: Vec::new(),
+            log: None,
             clock: Arc::new(SystemClock::new()),
             limits: Limits::default(),
             policy: Policy::default(),
@@ -100,6 +102,13 @@ impl EngineBuilder {
     /// Adds a sink that committed batches are handed to.
     pub fn sink(mut self, sink: impl EventSink + 'static) -> Self {
         self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// How sinks get what they missed: a second way to the store's log. Without one, a sink that falls too far behind is told of
+    /// the gap, and so is one that stands further back than the engine's start.
+    pub fn log(mut self, log: impl ReadLog + 'static) -> Self {
+        self.log = Some(Box::new(log));
         self
     }
 
@@ -289,9 +298,10 @@ impl EngineBuilder {
         let has_listeners = !self.caches.is_empty() || !self.sinks.is_empty();
         let inbox = has_listeners
             .then(|| Arc::new(Inbox::new(!self.caches.is_empty(), !self.sinks.is_empty())));
-        let announcer = inbox
-            .clone()
-            .map(|inbox| Announcer::new(inbox, self.caches, self.sinks));
+        let announcer = inbox.clone().map(|inbox| {
+            let next = recovered.last_batch + 1;
+            Announcer::new(inbox, self.caches, self.sinks, self.log, next)
+        });
         let (producer, consumer) = ring(self.ring_capacity);
         let writer = Writer::new(
             allocator,

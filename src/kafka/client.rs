@@ -287,7 +287,7 @@ impl KafkaClient {
         let undelivered = Arc::clone(&in_flight);
         let producer = cluster.producer(
             // Whoever waits has given up by then.
-            Some(Duration::from_secs(10)),
+            Duration::from_secs(10),
             Box::new(move |result, id| {
                 if result.is_err() {
                     // Its caller hears at once that the outcome is unknown.

@@ -99,20 +99,34 @@ impl KafkaCluster {
         config.create().map_err(|error| KafkaError::setting(&error))
     }
 
-    /// A producer whose messages arrive once and in order, and are acknowledged by all replicas. `timeout`: how long one that
-    /// doesn't arrive is tried; `None`: for ever.
+    /// A producer whose messages arrive once and in order, and are acknowledged by all replicas. One that hasn't arrived within
+    /// `timeout` is given up.
     pub(super) fn producer(
         &self,
-        timeout: Option<Duration>,
+        timeout: Duration,
         on_delivery: OnDelivery,
     ) -> Result<Producer, KafkaError> {
+        Self::produce(self.producing(timeout.as_millis()), on_delivery)
+    }
+
+    /// The same, and one message after another: each is tried for ever, and none arrives after one that can't.
+    pub(super) fn gapless_producer(&self, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
+        let mut config = self.producing(0);
+        config.set("enable.gapless.guarantee", "true");
+        Self::produce(config, on_delivery)
+    }
+
+    fn producing(&self, timeout_ms: u128) -> ClientConfig {
         let mut config = self.config();
-        let timeout_ms = timeout.map_or(0, |timeout| timeout.as_millis());
         config
             .set("enable.idempotence", "true")
             .set("linger.ms", "1")
             .set("message.timeout.ms", timeout_ms.to_string())
             .set("message.max.bytes", "2097152");
+        config
+    }
+
+    fn produce(config: ClientConfig, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
         config
             .create_with_context(Deliveries(on_delivery))
             .map_err(|error| KafkaError::setting(&error))

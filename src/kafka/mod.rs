@@ -16,9 +16,9 @@
 //!   just then), but never differ: whoever missed it asks again with the same key.
 //! - I3: a full engine makes the source wait; it refuses nothing. An offset outside the topic halts the source; nothing is reset.
 //! - I4: a message that can't be read goes to the dead-letter topic, with the reason in its headers, and the next one follows.
-//! - I5: per shard the events may repeat a suffix but never skip.
+//! - I5: per shard the events may repeat a suffix but never skip: see [`KafkaSink`].
 //!
-//! Formats are versioned: [`request`], [`reply`].
+//! Formats are versioned: [`request`], [`reply`], [`sink`].
 
 pub mod client;
 mod cluster;
@@ -27,10 +27,12 @@ mod formats;
 mod names;
 pub mod reply;
 pub mod request;
+pub mod sink;
 mod source;
 
 pub use client::{AskError, ClientOptions, KafkaClient, Pending, Placement};
 pub use cluster::{KafkaCluster, KafkaError, TopicSettings};
 pub use reply::Reply;
 pub use request::{Body, Request};
+pub use sink::{EventCursor, KafkaEvents, KafkaSink, Published};
 pub use source::{KafkaSource, SourceOptions, SourceState, SourceStatus};

@@ -168,7 +168,7 @@ impl KafkaSource {
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
         let producer = cluster.producer(
-            Some(REPLY_WITHIN),
+            REPLY_WITHIN,
             Box::new(move |result, tag| {
                 let lost = match tag {
                     DEAD_LETTER => &counted.dead_letters_lost,
