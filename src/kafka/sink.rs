@@ -174,9 +174,9 @@ impl EventSink for KafkaSink {
             producer,
             has_failed,
         });
-        let (at, batch) = tail.unwrap_or_default();
+        let (at, batch, must_compare) = tail.unwrap_or_default();
         self.at = at;
-        self.must_compare = tail.is_some() && !self.has_forked;
+        self.must_compare = must_compare && !self.has_forked;
         self.from = if std::mem::take(&mut self.has_forked) {
             1
         } else {
@@ -188,8 +188,8 @@ impl EventSink for KafkaSink {
     fn publish(&mut self, batch: &Batch) -> Result<(), SinkError> {
         let header = &batch.header;
         let (epoch, first) = (header.token.epoch, header.first_sequence);
-        let is_another = header.number == self.from && epoch != self.at.epoch;
-        if std::mem::take(&mut self.must_compare) && (header.number < self.from || is_another) {
+        let is_same = header.number == self.from && epoch == self.at.epoch;
+        if std::mem::take(&mut self.must_compare) && !is_same {
             (self.producer, self.has_forked) = (None, true);
             let text = "the log is not what the topic was made from: all of it is compared";
             return Err(SinkError(text.into()));
@@ -215,17 +215,19 @@ impl EventSink for KafkaSink {
     }
 
     fn gap(&mut self, _: u64, to: u64) {
+        self.must_compare = false;
         // Without a producer nothing was sent yet, and the topic's end says where it goes on.
         let _ = self.send("gap", self.at, to, None);
     }
 }
 
-/// The last record of a partition: its place, and its batch. `None` if it has none.
+/// The last record of a partition: its place, its batch, and whether that batch must be in the log as it is. `None` if the
+/// partition has none.
 fn last(
     cluster: &KafkaCluster,
     topic: &str,
     partition: i32,
-) -> Result<Option<(EventCursor, u64)>, KafkaError> {
+) -> Result<Option<(EventCursor, u64, bool)>, KafkaError> {
     let unavailable = |error| KafkaError::unavailable(&error);
     let consumer = cluster.consumer("stockade-events")?;
     let (low, high) = cluster::bounds(&consumer, topic, partition, ASK).map_err(unavailable)?;
@@ -236,7 +238,11 @@ fn last(
     assign(&consumer, topic, partition, high - 1).map_err(unavailable)?;
     loop {
         match consumer.poll(ASK) {
-            Some(Ok(message)) => return Ok(Some((cursor(&message), number(&message, "batch")))),
+            Some(Ok(message)) => {
+                let is_of_batch = header(&message, "kind") != "gap";
+                let (at, batch) = (cursor(&message), number(&message, "batch"));
+                return Ok(Some((at, batch, is_of_batch)));
+            }
             Some(Err(error)) if cluster::is_passing(&error) => {}
             Some(Err(error)) => return Err(unavailable(error)),
             None => return Err(KafkaError::Unavailable("its end can't be read".into())),
