@@ -62,6 +62,7 @@
 //!
 //! | feature | |
 //! |---|---|
+//! | `kafka` | requests, replies and events through Kafka, exactly once: see `stockade::kafka`; builds librdkafka, with a C compiler and make |
 //! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
 //! | `postgres` | a log in PostgreSQL, with standby and takeover: see `stockade::postgres` |
 //! | `redis` | a cache for readers in other processes, their side of it, and hints of what has lapsed: see `stockade::redis` |
@@ -86,6 +87,8 @@ pub mod allocator;
 pub mod cache;
 pub mod engine;
 pub mod events;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]

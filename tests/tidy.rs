@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("events", &["types"]),
     ("postgres", &["store", "types"]),
     ("redis", &["cache", "types"]),
+    ("kafka", &["events", "ticket", "types"]),
     (
         "engine",
         &[

@@ -7,6 +7,7 @@ use super::health::Vitals;
 use super::reads::Reads;
 use super::replica::Candidate;
 use super::runner::{Core, Runner};
+use super::submit::Sources;
 use super::telemetry::Telemetry;
 use super::threads::Threads;
 use super::writer::{Cadence, Writer};
@@ -15,7 +16,7 @@ use crate::allocator::{Allocator, Limits};
 use crate::cache::Cache;
 use crate::events::EventSink;
 use crate::ring::ring;
-use crate::store::{MemoryStore, OpenRequest, Progress, Recovered, Store};
+use crate::store::{MemoryStore, OpenRequest, Progress, ReadLog, Recovered, Store};
 use crate::ticket::{CELLS_MAX, Pool};
 use crate::types::{Clock, LINES_MAX, Policy, SystemClock};
 use parking_lot::Mutex;
@@ -33,6 +34,7 @@ pub struct EngineBuilder {
     store: Box<dyn Store>,
     caches: Vec<Box<dyn Cache>>,
     sinks: Vec<Box<dyn EventSink>>,
+    log: Option<Box<dyn ReadLog>>,
     clock: Arc<dyn Clock>,
     limits: Limits,
     policy: Policy,
@@ -62,6 +64,7 @@ impl Default for EngineBuilder {
             store: Box::new(MemoryStore::new()),
             caches: Vec::new(),
             sinks: Vec::new(),
+            log: None,
             clock: Arc::new(SystemClock::new()),
             limits: Limits::default(),
             policy: Policy::default(),
@@ -99,6 +102,13 @@ impl EngineBuilder {
     /// Adds a sink that committed batches are handed to.
     pub fn sink(mut self, sink: impl EventSink + 'static) -> Self {
         self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// How sinks get what they missed: a second way to the store's log. Without one, a sink that falls too far behind is told of
+    /// the gap, and so is one that stands further back than the engine's start.
+    pub fn log(mut self, log: impl ReadLog + 'static) -> Self {
+        self.log = Some(Box::new(log));
         self
     }
 
@@ -275,6 +285,7 @@ impl EngineBuilder {
             vitals: Vitals::new(telemetry),
             reads: Reads::new(self.limits.skus_max),
             pool: Pool::new(self.tickets_max),
+            sources: Sources::new(allocator.sources()),
             clock: start.clock,
             time: Arc::clone(&time),
             stalled_micros: AtomicU64::new(0),
@@ -296,8 +307,8 @@ impl EngineBuilder {
             Cadence::of(&*self.store),
         );
         writer.publish_all();
-        let epoch = recovered.token.epoch;
-        let announcers = Announcer::all(&shared, epoch, self.caches, self.sinks);
+        let from = (recovered.token.epoch, recovered.last_batch + 1);
+        let announcers = Announcer::all(&shared, from, self.caches, self.sinks, self.log);
         let inboxes: Vec<Arc<Inbox>> = announcers.iter().map(Announcer::inbox).collect();
         shared.vitals.telemetry.started(
             recovered.last_sequence,

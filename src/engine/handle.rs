@@ -3,18 +3,19 @@
 use super::Shared;
 use super::ask::{Ask, BlockTicket, Ticket};
 use super::health::{Health, Stats};
+use super::submit::Cargo;
 use crate::ring::{Producer, PushError};
 use crate::ticket::Completer;
 use crate::types::{
-    Adjust, Answer, Availability, BeginPayment, Command, Confirm, DefineSku, Expire, PaymentFailed,
-    Query, Release, Reserve, Return, SetGate, SkuId, SkuName, Timestamp,
+    Adjust, Answer, Availability, BeginPayment, Confirm, DefineSku, Expire, PaymentFailed, Query,
+    Release, Reserve, Return, SetGate, SkuId, SkuName, Timestamp,
 };
 use std::fmt;
 use std::sync::Arc;
 
 /// A command on its way to the writer, and where its answer goes: one slot of the ring.
 pub(super) struct Request {
-    pub(super) command: Command,
+    pub(super) cargo: Cargo,
     pub(super) completer: Completer<Answer>,
 }
 
@@ -127,7 +128,7 @@ impl Handle {
             return Err(self.busy(command, BusyReason::Tickets));
         };
         match self.producer.try_push(Request {
-            command: command.into(),
+            cargo: Cargo::Direct(command.into()),
             completer,
         }) {
             Ok(()) => Ok(Ticket::new(ticket)),
@@ -136,7 +137,7 @@ impl Handle {
                     PushError::Full(_) => BusyReason::Full,
                     PushError::Closed(_) => self.closed().unwrap_or(BusyReason::Draining),
                 };
-                let command = C::from_command(error.into_inner().command);
+                let command = C::from_command(error.into_inner().cargo.into_command());
                 let command = command.unwrap_or_else(|| unreachable!("a command keeps its type"));
                 Err(self.busy(command, reason))
             }
@@ -162,7 +163,7 @@ impl Handle {
             .into_iter()
             .zip(completers)
             .map(|(command, completer)| Request {
-                command: command.into(),
+                cargo: Cargo::Direct(command.into()),
                 completer,
             })
             .collect();
@@ -176,7 +177,7 @@ impl Handle {
                 };
                 let commands = requests
                     .into_iter()
-                    .filter_map(|request| C::from_command(request.command));
+                    .filter_map(|request| C::from_command(request.cargo.into_command()));
                 Err(self.busy(commands.collect(), reason))
             }
         }

@@ -33,6 +33,7 @@ mod histogram;
 mod reads;
 mod replica;
 mod runner;
+mod submit;
 pub mod telemetry;
 mod threads;
 mod turn;
@@ -55,6 +56,7 @@ use reads::Reads;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use submit::Sources;
 use threads::Threads;
 
 /// An engine can't be started.
@@ -110,6 +112,7 @@ struct Shared {
     vitals: Vitals,
     reads: Reads,
     pool: Pool<Answer>,
+    sources: Sources,
     clock: LogicalClock,
     time: Arc<dyn Clock>,
     /// Time in which nothing could commit, to be credited to the live deadlines.

@@ -120,7 +120,7 @@ impl Core {
                 let command = turn
                     .requests
                     .get(turn.answers.len())
-                    .map(|request| &request.command);
+                    .map(|request| request.cargo.command());
                 Err(format!("the allocator panicked ({text}) at {command:?}"))
             }
         }

@@ -86,8 +86,8 @@ impl Writer {
     /// # Errors
     /// If a law would break: nothing of the turn may be told.
     pub(super) fn decide(&mut self, turn: &mut Turn, vouch: bool) -> Result<(), Violation> {
-        self.begin(turn)?;
-        let commands = turn.requests.iter().map(|request| &request.command);
+        let have_moved = self.begin(turn)?;
+        let commands = turn.requests.iter().map(|request| request.cargo.command());
         let (tally, answers) = (&mut turn.tally, &mut turn.answers);
         self.allocator
             .decide_all(commands, &mut turn.batch, |answer| {
@@ -105,17 +105,21 @@ impl Writer {
             self.known_skus += turn.skus.len();
         }
         let shows_role = self.cadence.heartbeat.is_some() && !turn.requests.is_empty();
-        turn.has_batch = vouch || shows_role || !turn.batch.is_empty();
+        // A position is committed before its answer is told, also that of an answer that records nothing: after a crash the
+        // command would come again, and might be answered otherwise.
+        turn.has_batch = vouch || shows_role || have_moved || !turn.batch.is_empty();
         if turn.has_batch {
             self.next_batch += 1;
             self.last_batch_at = turn.batch.header.stamp;
-            // An empty batch vouches for its predecessor and needs nobody to vouch for itself.
-            self.open_since = (!turn.batch.is_empty()).then_some(turn.batch.header.stamp);
+            // A batch that says nothing vouches for its predecessor and needs nobody to vouch for itself.
+            let says = have_moved || !turn.batch.is_empty();
+            self.open_since = says.then_some(turn.batch.header.stamp);
         }
         Ok(())
     }
 
-    fn begin(&mut self, turn: &mut Turn) -> Result<(), Violation> {
+    /// True if the positions of sources have moved.
+    fn begin(&mut self, turn: &mut Turn) -> Result<bool, Violation> {
         let header = &mut turn.batch.header;
         header.number = self.next_batch;
         header.shard = self.shard;
@@ -124,7 +128,8 @@ impl Writer {
         header.first_sequence = self.allocator.sequence() + 1;
         header.sources.clear();
         header.sources.extend_from_slice(self.allocator.sources());
-        self.allocator.begin(header)?;
+        let have_moved = self.shared.sources.advance(turn);
+        self.allocator.begin(&turn.batch.header)?;
         self.judge_overdue()?;
         if let Some(policy) = self.policy.take() {
             self.allocator.set_policy(policy, &mut turn.batch)?;
@@ -134,7 +139,7 @@ impl Writer {
             self.allocator.credit(stalled, &mut turn.batch)?;
         }
         self.allocator.sweep(turn.requests.len(), &mut turn.batch)?;
-        Ok(())
+        Ok(have_moved)
     }
 
     /// A hold that the store takes for overdue is live here, or a batch has ended it that the store hadn't when it was asked;

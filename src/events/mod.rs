@@ -1,7 +1,8 @@
 //! Who hears of committed events: the trait [`EventSink`], and one in memory.
 //!
 //! The engine hands over committed batches in order, off the answer's path. A sink that fails is asked again with a
-//! backoff. One that falls too far behind is told of the gap and goes on after it: the log has what it missed.
+//! backoff. One that knows where it stands ([`EventSink::resume`]) gets what it missed from the log, if the engine was given a way
+//! to read it, be it after a restart or because it fell behind. Any other is told of the gap and goes on after it.
 
 use crate::types::{Batch, Event};
 use parking_lot::Mutex;
@@ -14,13 +15,30 @@ pub struct SinkError(pub String);
 
 /// Who hears of committed events. Called by one thread, the announcer.
 pub trait EventSink: Send {
-    /// Takes a committed batch. Batches come in order; one may come again after an error.
+    /// The number of the batch to go on with, 1 for the first there is. Asked before the first batch and again after an error, so
+    /// that what was taken and didn't arrive comes again. `None`: whatever comes next, after an error the same batch.
+    ///
+    /// # Errors
+    /// If it can't tell just now; it is asked again.
+    fn resume(&mut self) -> Result<Option<u64>, SinkError> {
+        Ok(None)
+    }
+
+    /// Takes a committed batch. Batches come in order; some may come again after an error, or after a resume.
     ///
     /// # Errors
     /// If it was not taken.
     fn publish(&mut self, batch: &Batch) -> Result<(), SinkError>;
 
-    /// The batches `from..to` (numbers) were not handed over, because the sink was too far behind.
+    /// Waits a little for what was taken to arrive. Asked at the end, until it has or the engine waits no longer.
+    ///
+    /// # Errors
+    /// If it hasn't.
+    fn flush(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// The batches `from..to` (numbers) were not handed over, because the sink was too far behind, or resumed before the log begins.
     fn gap(&mut self, from: u64, to: u64) {
         let _ = (from, to);
     }

@@ -1,7 +1,7 @@
 //! The reference store: a log in memory that outlives its writers, for tests and for engines that need no
 //! durability. Its recovery is real: it keeps encoded batches and nothing else.
 
-use super::{OpenRequest, Progress, Recovered, Replica, Store, StoreError};
+use super::{OpenRequest, Progress, ReadLog, Recovered, Replica, Store, StoreError};
 use crate::types::{Batch, BatchHash, Token};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -16,6 +16,24 @@ struct Log {
     last_batch: u64,
     last_hash: BatchHash,
     batches: Vec<Vec<u8>>,
+}
+
+impl ReadLog for MemoryLog {
+    fn read(&mut self, from: u64, take: &mut dyn FnMut(&Batch) -> bool) -> Result<(), StoreError> {
+        let first = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
+        for index in first.. {
+            // One at a time, so that the writer never waits for whoever takes them.
+            let Some(bytes) = self.0.lock().batches.get(index).cloned() else {
+                break;
+            };
+            let batch =
+                Batch::decode(&bytes).map_err(|error| StoreError::Fatal(error.to_string()))?;
+            if !take(&batch) {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A writer's access to a [`MemoryLog`].

@@ -18,7 +18,7 @@ pub mod conformance;
 pub mod journal;
 mod memory;
 
-pub use journal::{JournalOptions, JournalStore};
+pub use journal::{JournalOptions, JournalReader, JournalStore};
 pub use memory::{MemoryLog, MemoryStore};
 
 use crate::types::{
@@ -116,6 +116,16 @@ pub trait Replica: Send {
     fn stock(&self) -> Vec<Availability> {
         Vec::new()
     }
+}
+
+/// Reads a committed log beside its writer, for whoever was not there when a batch was committed.
+pub trait ReadLog: Send {
+    /// Gives the batches from number `from` on, in order, for as long as `take` returns true. A log that begins later gives its
+    /// first one. It may hold one batch whose commit is under way: whoever asks knows how far he may read (law L4).
+    ///
+    /// # Errors
+    /// If the log can't be read, or is damaged.
+    fn read(&mut self, from: u64, take: &mut dyn FnMut(&Batch) -> bool) -> Result<(), StoreError>;
 }
 
 /// Makes empty replicas, for snapshots that a store takes beside the writer.

@@ -23,6 +23,7 @@ mod refusal_record;
 mod round_trips;
 mod sku;
 mod state;
+mod submit;
 mod time;
 
 pub use batch::{
@@ -58,4 +59,5 @@ pub use sku::{
 };
 pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};
+pub use submit::{Answers, Sourced, Submit, SubmitError};
 pub use time::{Timestamp, TimestampError};

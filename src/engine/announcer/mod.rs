@@ -4,18 +4,23 @@
 //!
 //! For caches the inbox notes which SKUs have changed, and the newest stock is read when it is offered; so a slow one skips
 //! versions, never the last. For sinks, and for caches that hold reservations, it keeps the last [`BATCHES_MAX`]
-//! batches. A sink that falls behind further is told of the gap, a cache's reservations are no longer vouched for.
+//! batches. A sink that falls behind further, or stood further back when the engine started, gets what is missing from the
+//! log, and only then what waits; where nobody can read the log it is told of the gap. A cache's reservations are no longer
+//! vouched for.
 
 mod changes;
 mod mirror;
+mod sink;
 
 use super::Shared;
 use super::turn::Turn;
 use crate::cache::Cache;
 use crate::events::EventSink;
+use crate::store::ReadLog;
 use crate::types::{Batch, SkuId};
 use mirror::Mirror;
 use parking_lot::{Condvar, Mutex};
+use sink::Sink;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,31 +121,23 @@ pub(super) struct Announcer {
     shared: Arc<Shared>,
     caches: Vec<Mirror>,
     sinks: Vec<Sink>,
+    log: Option<Box<dyn ReadLog>>,
     /// What the last failure was, while anybody is failing.
     failure: Option<String>,
 }
 
-struct Sink {
-    sink: Box<dyn EventSink>,
-    waiting: VecDeque<Arc<Batch>>,
-    patience: Patience,
-}
-
 impl Announcer {
-    /// As many as there is somebody to tell.
+    /// As many as there is somebody to tell. `log` ends with batch `next - 1`, of a writer with this epoch.
     pub(super) fn all(
         shared: &Arc<Shared>,
-        epoch: u64,
+        (epoch, next): (u64, u64),
         caches: Vec<Box<dyn Cache>>,
         sinks: Vec<Box<dyn EventSink>>,
+        log: Option<Box<dyn ReadLog>>,
     ) -> Vec<Self> {
         let holds_reservations = caches.iter().any(|cache| cache.holds_reservations());
         let new_mirror = |cache| Mirror::new(cache, epoch, shared);
-        let new_sink = |sink| Sink {
-            sink,
-            waiting: VecDeque::new(),
-            patience: Patience::default(),
-        };
+        let new_sink = |sink| Sink::new(sink, next);
         let mut all = Vec::new();
         if !caches.is_empty() {
             let mut announcer = Self::new(shared, "caches", holds_reservations);
@@ -150,6 +147,7 @@ impl Announcer {
         if !sinks.is_empty() {
             let mut announcer = Self::new(shared, "sinks", true);
             announcer.sinks = sinks.into_iter().map(new_sink).collect();
+            announcer.log = log;
             all.push(announcer);
         }
         all
@@ -167,6 +165,7 @@ impl Announcer {
             shared: Arc::clone(shared),
             caches: Vec::new(),
             sinks: Vec::new(),
+            log: None,
             failure: None,
         }
     }
@@ -189,9 +188,17 @@ impl Announcer {
                 warn(told.clone());
             }
             if closed.is_some() && self.is_done() {
-                return;
+                match self.flush() {
+                    Ok(()) => return,
+                    Err(error) => warn(Some(error)),
+                }
             }
         }
+    }
+
+    /// What sinks have taken has arrived. A sink waits a little for that by itself.
+    fn flush(&mut self) -> Result<(), String> {
+        self.sinks.iter_mut().try_for_each(Sink::flush)
     }
 
     /// Takes the mail; waits until there is some, or until something is due.
@@ -222,34 +229,19 @@ impl Announcer {
             mirror.take(&changed, gap.is_some(), &mail.batches);
         }
         for sink in &mut self.sinks {
-            if let Some((from, to)) = gap {
-                sink.sink.gap(from, to);
-            }
-            sink.waiting.extend(mail.batches.iter().cloned());
-            while sink.waiting.len() > BATCHES_MAX {
-                if let Some(dropped) = sink.waiting.pop_front() {
-                    sink.sink
-                        .gap(dropped.header.number, dropped.header.number + 1);
-                }
-            }
+            sink.take(gap, &mail.batches, self.log.is_some());
         }
         mail.batches.clear();
     }
 
     fn is_done(&self) -> bool {
-        self.caches.iter().all(Mirror::is_done)
-            && self.sinks.iter().all(|sink| sink.waiting.is_empty())
+        self.caches.iter().all(Mirror::is_done) && self.sinks.iter().all(Sink::is_done)
     }
 
     /// When something is to be offered, by monotonic time. `None`: not before there is mail.
     fn due(&self) -> Option<Duration> {
-        let sinks = self.sinks.iter().filter(|sink| !sink.waiting.is_empty());
-        let sinks = sinks.map(|sink| sink.patience.not_before);
-        self.caches
-            .iter()
-            .filter_map(Mirror::due)
-            .chain(sinks)
-            .min()
+        let caches = self.caches.iter().filter_map(Mirror::due);
+        caches.chain(self.sinks.iter().filter_map(Sink::due)).min()
     }
 
     /// Offers what is due once.
@@ -267,11 +259,12 @@ impl Announcer {
         {
             failure = mirror.offer(now).err().or(failure);
         }
-        for sink in self.sinks.iter_mut().filter(|sink| may(&sink.patience)) {
-            failure = sink.offer(now).err().or(failure);
+        let log = &mut self.log;
+        for sink in self.sinks.iter_mut().filter(|sink| may(sink.patience())) {
+            failure = sink.offer(now, log.as_mut()).err().or(failure);
         }
         let caches = self.caches.iter().map(Mirror::patience);
-        let mut all = caches.chain(self.sinks.iter().map(|sink| &sink.patience));
+        let mut all = caches.chain(self.sinks.iter().map(Sink::patience));
         if failure.is_some() {
             self.failure = failure;
         } else if !all.any(Patience::is_failing) {
@@ -285,19 +278,5 @@ impl Announcer {
         self.take(&mut inbox.mail.lock());
         self.deliver();
         self.failure.clone()
-    }
-}
-
-impl Sink {
-    fn offer(&mut self, now: Duration) -> Result<(), String> {
-        while let Some(batch) = self.waiting.front() {
-            if let Err(error) = self.sink.publish(batch) {
-                self.patience.failed(now);
-                return Err(error.to_string());
-            }
-            self.patience.succeeded();
-            self.waiting.pop_front();
-        }
-        Ok(())
     }
 }

@@ -50,7 +50,7 @@ mod writer;
 
 pub use options::{JournalOptions, Retention};
 
-use super::{OpenRequest, Progress, Recovered, Replica, Store, StoreError};
+use super::{OpenRequest, Progress, ReadLog, Recovered, Replica, Store, StoreError};
 use crate::types::Batch;
 use directory::{Directory, LOCK_NAME};
 use disk::{Disk, place};
@@ -147,6 +147,28 @@ pub fn read(
         token: token.unwrap_or_default(),
         ..replayed.scanned.into_recovered()
     })
+}
+
+/// Reads a journal's batches beside its writer. Each read begins at the newest snapshot, if that is early enough, or at the first
+/// segment.
+#[derive(Debug, Clone)]
+pub struct JournalReader {
+    dir: std::path::PathBuf,
+}
+
+impl JournalReader {
+    /// Nothing is touched before it reads.
+    pub fn new(dir: impl Into<std::path::PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+}
+
+impl ReadLog for JournalReader {
+    fn read(&mut self, from: u64, take: &mut dyn FnMut(&Batch) -> bool) -> Result<(), StoreError> {
+        let disk = Directory::new(&self.dir);
+        refuse_foreign(&disk)?;
+        replay::read_from(&disk, from, take)
+    }
 }
 
 impl Store for JournalStore {

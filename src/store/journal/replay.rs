@@ -85,6 +85,39 @@ pub(super) fn replay(
     })
 }
 
+/// Gives the batches from number `from` on, in order, for as long as `take` returns true.
+pub(super) fn read_from(
+    disk: &dyn Disk,
+    from: u64,
+    take: &mut dyn FnMut(&Batch) -> bool,
+) -> Result<(), StoreError> {
+    let all = segments(disk, None, 0)?;
+    let has_first = all
+        .first()
+        .is_some_and(|first| first.header.base_number == 0);
+    let snapshot = snapshot::newest(disk, None, &mut Vec::new())?;
+    let (first, chain) = match snapshot {
+        Some(header) if !has_first || header.chain.number < from => {
+            (header.next_segment, header.chain)
+        }
+        _ => (0, ChainEnd::default()),
+    };
+    let after: Vec<Segment> = all
+        .into_iter()
+        .filter(|segment| segment.header.index >= first)
+        .collect();
+    let mut is_done = false;
+    let read = scan(disk, &after, chain, &mut |batch, _| {
+        is_done = batch.header.number >= from && !take(batch);
+        if is_done {
+            Err(fatal("nobody wants more"))
+        } else {
+            Ok(())
+        }
+    });
+    if is_done { Ok(()) } else { read.map(drop) }
+}
+
 fn pipeline(
     disk: &dyn Disk,
     segments: &[Segment],

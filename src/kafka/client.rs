@@ -1,0 +1,559 @@
+//! [`KafkaClient`]: the API node's side. Publishes requests to the partition whose writer decides them, and waits for the replies.
+//!
+//! ```text
+//! send ─ which partition? lag? room? ─► producer ─► reservation-requests/p
+//!   │                                                      writer of p
+//! Pending ◄─ completed by id ◄─ listener ◄─ reservation-replies/own ◄┘
+//! ```
+//!
+//! A node reads one partition of the reply topic, its own, from its end: it waits for nothing that a former life of it asked. Every
+//! request in flight has an entry in one bounded map; dropping the [`Pending`] removes it.
+//!
+//! The watcher asks the cluster once a second how far each writer is behind. While it doesn't answer, or a partition is too far
+//! behind, requests are refused at once: a queue of a hundred thousand is an answer too late for everybody.
+
+use super::cluster::{self, KafkaCluster, KafkaError, Producer};
+use super::reply::{self, Reply};
+use super::request::{self, Body, ReplyTo, Request};
+use crate::ticket::{Completer, Pool, Ticket};
+use crate::types::{Clock, SkuName, SystemClock};
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::BaseRecord;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The listener looks so often whether it is told to stop.
+const LISTEN: Duration = Duration::from_millis(50);
+/// How often the lag is asked for, and how long that may take.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_millis(800);
+/// How long the cluster may not answer before requests are refused.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// A request brought no decision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The cart's SKUs have different writers, and no cart has two: split it. (400)
+    #[error("{first} and {other} are sold by different writers: order them apart")]
+    CrossGroup {
+        /// One SKU.
+        first: SkuName,
+        /// One that another writer sells.
+        other: SkuName,
+    },
+    /// The reservation is no writer's that this node knows. (404)
+    #[error("shard {shard} is none of the {partitions} that there are")]
+    UnknownShard {
+        /// The reservation's shard.
+        shard: u16,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// Too many requests of this node are in flight. Nothing was sent: try again later. (503)
+    #[error("{max} requests are in flight: try again later")]
+    Busy {
+        /// The most.
+        max: usize,
+    },
+    /// The writer is too far behind. Nothing was sent: try again later. (503)
+    #[error("the writer is {lag} requests behind: try again later")]
+    Lagging {
+        /// Requests that wait for it.
+        lag: u64,
+    },
+    /// Kafka doesn't answer. Nothing was sent: try again later. (503)
+    #[error("Kafka can't be used just now: {0}; try again later")]
+    Unavailable(String),
+    /// No reply came. It may have been decided: ask again with the same key, which gives the truth. (503)
+    #[error("the outcome is unknown: ask again with the same key")]
+    Unknown,
+}
+
+/// Which partition, and so which writer, sells what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    partitions: u32,
+    groups: BTreeMap<SkuName, String>,
+}
+
+impl Placement {
+    /// Every SKU is a group of its own, placed as Kafka's own partitioner places a record under the group's name as its key.
+    pub fn new(partitions: u32) -> Self {
+        Self {
+            partitions: partitions.max(1),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// Puts SKUs that are sold in one cart into one group. A SKU that has been sold stays where it was.
+    #[must_use]
+    pub fn group(mut self, name: &str, skus: impl IntoIterator<Item = SkuName>) -> Self {
+        let placed = skus.into_iter().map(|sku| (sku, name.to_owned()));
+        self.groups.extend(placed);
+        self
+    }
+
+    /// The group of a SKU: the key of its requests' records.
+    pub fn group_of<'a>(&'a self, sku: &'a SkuName) -> &'a str {
+        self.groups.get(sku).map_or(sku.as_str(), String::as_str)
+    }
+
+    /// The partition of a SKU, which is its shard.
+    pub fn partition_of(&self, sku: &SkuName) -> u32 {
+        (murmur2(self.group_of(sku).as_bytes()) & 0x7FFF_FFFF) % self.partitions
+    }
+
+    /// Where a request goes.
+    fn place(&self, request: &Request) -> Result<u32, AskError> {
+        let mut skus = request.skus();
+        let by_reservation = request.reservation().map(|id| u32::from(id.shard()));
+        let Some(first) = skus.next() else {
+            let shard = by_reservation.unwrap_or_default();
+            return if shard < self.partitions {
+                Ok(shard)
+            } else {
+                Err(AskError::UnknownShard {
+                    shard: u16::try_from(shard).unwrap_or(u16::MAX),
+                    partitions: self.partitions,
+                })
+            };
+        };
+        let partition = by_reservation.unwrap_or_else(|| self.partition_of(first));
+        match skus.find(|sku| self.partition_of(sku) != partition) {
+            None => Ok(partition),
+            Some(other) => Err(AskError::CrossGroup {
+                first: first.clone(),
+                other: other.clone(),
+            }),
+        }
+    }
+}
+
+/// The hash of Kafka's default partitioner, so that producers elsewhere agree with this one.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5BD1_E995;
+    const SEED: u32 = 0x9747_B28C;
+    let mix = |k: u32| {
+        let k = k.wrapping_mul(M);
+        (k ^ (k >> 24)).wrapping_mul(M)
+    };
+    let (words, rest) = data.as_chunks::<4>();
+    let mut hash = SEED ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
+    for &word in words {
+        hash = hash.wrapping_mul(M) ^ mix(u32::from_le_bytes(word));
+    }
+    if !rest.is_empty() {
+        let word = rest.iter().rev();
+        hash ^= word.fold(0, |word, &byte| (word << 8) | u32::from(byte));
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+/// Topics, this node's partition, limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The topic of requests.
+    pub requests: String,
+    /// The topic of replies.
+    pub replies: String,
+    /// This node's own partition of it: no two nodes have the same.
+    pub reply_partition: i32,
+    /// The consumer group under which writers copy their positions.
+    pub group: String,
+    /// Which writer sells what.
+    pub placement: Placement,
+    /// Requests in flight at most (65,536).
+    pub in_flight_max: usize,
+    /// Reservations and payments are not begun with a writer that is further behind (100,000).
+    pub lag_max: u64,
+}
+
+impl ClientOptions {
+    /// Under the names that everything else has by default.
+    pub fn new(reply_partition: i32, placement: Placement) -> Self {
+        Self {
+            requests: "reservation-requests".into(),
+            replies: "reservation-replies".into(),
+            reply_partition,
+            group: "stockade".into(),
+            placement,
+            in_flight_max: 65_536,
+            lag_max: 100_000,
+        }
+    }
+}
+
+/// Asks writers through Kafka; shared by an API node's threads and tasks.
+pub struct KafkaClient {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    options: ClientOptions,
+    node: u64,
+    next_id: AtomicU64,
+    in_flight: Arc<InFlight>,
+    pool: Pool<Reply>,
+    producer: Producer,
+    listener: BaseConsumer,
+    watcher: BaseConsumer,
+    time: SystemClock,
+    /// Requests that each partition's writer is behind.
+    lags: Vec<AtomicU64>,
+    /// Why requests are refused, if they are.
+    trouble: Mutex<Option<String>>,
+    stop: AtomicBool,
+}
+
+type InFlight = Mutex<HashMap<u64, Completer<Reply>>>;
+
+/// Waits for a reply: by blocking, or as a future. Dropping it withdraws nothing.
+#[must_use = "the reply comes through it; dropping it cancels nothing"]
+pub struct Pending {
+    ticket: Option<Ticket<Reply>>,
+    entry: Entry,
+}
+
+/// Its place in the map, given up when it is dropped.
+struct Entry {
+    id: u64,
+    in_flight: Arc<InFlight>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let completer = self.in_flight.lock().remove(&self.id);
+        // It may wake somebody, which is nothing to do under a lock.
+        drop(completer);
+    }
+}
+
+impl Pending {
+    /// Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`AskError::Unknown`] if no reply came.
+    pub fn wait(mut self, timeout: Duration) -> Result<Reply, AskError> {
+        let ticket = self.ticket.take().ok_or(AskError::Unknown)?;
+        let replied = ticket.wait_timeout(timeout);
+        replied.ok().flatten().ok_or(AskError::Unknown)
+    }
+
+    /// The number of the request within this node, for logs.
+    pub fn id(&self) -> u64 {
+        self.entry.id
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Reply, AskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(ticket) = self.ticket.as_mut() else {
+            return Poll::Ready(Err(AskError::Unknown));
+        };
+        let polled = Pin::new(ticket).poll(context);
+        polled.map(|reply| reply.ok_or(AskError::Unknown))
+    }
+}
+
+impl KafkaClient {
+    /// Finds this node's place in the reply topic and starts to listen.
+    ///
+    /// # Errors
+    /// If the cluster doesn't answer within `timeout`, a setting can't be, or the request topic has other partitions than the
+    /// placement.
+    pub fn start(
+        cluster: &KafkaCluster,
+        options: ClientOptions,
+        timeout: Duration,
+    ) -> Result<Self, KafkaError> {
+        let mut node = [0; 8];
+        getrandom::fill(&mut node).map_err(|error| KafkaError::System(error.to_string()))?;
+        let in_flight = Arc::new(InFlight::default());
+        let undelivered = Arc::clone(&in_flight);
+        let producer = cluster.producer(
+            // Whoever waits has given up by then.
+            Duration::from_secs(10),
+            Box::new(move |result, id| {
+                if result.is_err() {
+                    // Its caller hears at once that the outcome is unknown.
+                    let gone = undelivered.lock().remove(&(id as u64));
+                    drop(gone);
+                }
+            }),
+        )?;
+        // The listener's group is nobody's: it commits nothing.
+        let listener = cluster.consumer(&format!("{}-replies", options.group))?;
+        let watcher = cluster.consumer(&options.group)?;
+        let partitions = options.placement.partitions;
+        let shared = Arc::new(Shared {
+            node: u64::from_le_bytes(node),
+            next_id: AtomicU64::new(1),
+            pool: Pool::new(options.in_flight_max.max(1)),
+            in_flight,
+            producer,
+            listener,
+            watcher,
+            time: SystemClock::new(),
+            lags: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            trouble: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            options,
+        });
+        shared.begin(timeout)?;
+        let mut client = Self {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+        };
+        let listening = Arc::clone(&shared);
+        client.spawn("kafka-listener", move || listening.listen())?;
+        client.spawn("kafka-watcher", move || shared.watch())?;
+        Ok(client)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), KafkaError> {
+        let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+        let thread = spawned
+            .map_err(|error| KafkaError::System(format!("a thread can't be started: {error}")))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Sends a request to its writer.
+    ///
+    /// # Errors
+    /// Why it was not sent.
+    pub fn send(&self, request: &Request) -> Result<Pending, AskError> {
+        let shared = &self.shared;
+        let partition = shared.options.placement.place(request)?;
+        shared.admit(request, partition)?;
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let max = shared.options.in_flight_max;
+        let (completer, ticket) = shared.pool.issue().ok_or(AskError::Busy { max })?;
+        shared.in_flight.lock().insert(id, completer);
+        let pending = Pending {
+            ticket: Some(ticket),
+            entry: Entry {
+                id,
+                in_flight: Arc::clone(&shared.in_flight),
+            },
+        };
+        let reply = ReplyTo {
+            node: shared.node,
+            partition: shared.options.reply_partition,
+            id,
+        };
+        let message = request::encode(request, Some(reply));
+        let group = request
+            .skus()
+            .next()
+            .map_or("", |sku| shared.options.placement.group_of(sku));
+        let tag = usize::try_from(id).unwrap_or_default();
+        let record = BaseRecord::with_opaque_to(&shared.options.requests, tag)
+            .partition(i32::try_from(partition).unwrap_or_default())
+            .key(group)
+            .payload(message.as_slice());
+        match shared.producer.send(record) {
+            Ok(()) => Ok(pending),
+            Err((error, _)) => Err(AskError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Sends a request and blocks for its reply.
+    ///
+    /// # Errors
+    /// Why it was not sent, or that no reply came.
+    pub fn ask(&self, request: &Request, timeout: Duration) -> Result<Reply, AskError> {
+        self.send(request)?.wait(timeout)
+    }
+
+    /// Requests that each partition's writer is behind, as of the last second: alert above 10,000.
+    pub fn lags(&self) -> Vec<u64> {
+        let lags = self.shared.lags.iter();
+        lags.map(|lag| lag.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Requests that wait for a reply.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.lock().len()
+    }
+
+    /// Why requests are refused just now, if they are.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().clone()
+    }
+}
+
+impl Drop for KafkaClient {
+    /// Whoever still waits hears that the outcome is unknown.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+        let waiting = std::mem::take(&mut *self.shared.in_flight.lock());
+        drop(waiting);
+    }
+}
+
+impl Shared {
+    fn begin(&self, timeout: Duration) -> Result<(), KafkaError> {
+        let options = &self.options;
+        let unavailable = |error| KafkaError::unavailable(&error);
+        let metadata = self
+            .watcher
+            .fetch_metadata(Some(&options.requests), timeout)
+            .map_err(unavailable)?;
+        let partitions = metadata
+            .topics()
+            .first()
+            .map_or(0, |t| t.partitions().len());
+        if partitions != self.lags.len() {
+            return Err(KafkaError::Setting(format!(
+                "{} has {partitions} partitions, the placement {}: make them agree",
+                options.requests,
+                self.lags.len()
+            )));
+        }
+        let (_, end) = cluster::bounds(
+            &self.listener,
+            &options.replies,
+            options.reply_partition,
+            timeout,
+        )
+        .map_err(unavailable)?;
+        let mut own = TopicPartitionList::new();
+        own.add_partition_offset(
+            &options.replies,
+            options.reply_partition,
+            Offset::Offset(end),
+        )
+        .map_err(unavailable)?;
+        self.listener.assign(&own).map_err(unavailable)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Refuses what would wait too long.
+    fn admit(&self, request: &Request, partition: u32) -> Result<(), AskError> {
+        if let Some(trouble) = self.trouble.lock().clone() {
+            return Err(AskError::Unavailable(trouble));
+        }
+        let lag = self.lags.get(partition as usize);
+        let lag = lag.map_or(0, |lag| lag.load(Ordering::Relaxed));
+        // What ends something that was begun may wait.
+        let begins = matches!(
+            request.body,
+            Body::Reserve { .. } | Body::BeginPayment { .. }
+        );
+        if begins && lag > self.options.lag_max {
+            return Err(AskError::Lagging { lag });
+        }
+        Ok(())
+    }
+
+    fn listen(&self) {
+        let is_own = |node| node == self.node;
+        while !self.is_stopped() {
+            self.producer.poll(Duration::ZERO);
+            // An error passes, or the watcher sees it too.
+            let Some(Ok(message)) = self.listener.poll(LISTEN) else {
+                continue;
+            };
+            let read = reply::decode(message.payload().unwrap_or_default());
+            if let Ok((node, id, reply)) = read
+                && is_own(node)
+            {
+                let completer = self.in_flight.lock().remove(&id);
+                if let Some(completer) = completer {
+                    completer.complete(reply);
+                }
+            }
+        }
+    }
+
+    fn watch(&self) {
+        let mut answered_at = self.time.monotonic();
+        while !self.is_stopped() {
+            let asked_at = self.time.monotonic();
+            let now = match self.measure() {
+                Ok(()) => {
+                    answered_at = self.time.monotonic();
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let silence = self.time.monotonic().saturating_sub(answered_at);
+            // One question without an answer is no trouble yet.
+            *self.trouble.lock() = now.filter(|_| silence > SILENCE_MAX);
+            let passed = self.time.monotonic().saturating_sub(asked_at);
+            std::thread::park_timeout(WATCH_EVERY.saturating_sub(passed));
+        }
+    }
+
+    /// How far each writer is behind what the topic holds.
+    fn measure(&self) -> Result<(), String> {
+        let topic = &self.options.requests;
+        let mut list = TopicPartitionList::new();
+        let partitions = (0_i32..).take(self.lags.len());
+        for partition in partitions.clone() {
+            list.add_partition(topic, partition);
+        }
+        let copied = self.watcher.committed_offsets(list, WATCH);
+        let copied = copied.map_err(|error| error.to_string())?;
+        for (partition, lag) in partitions.zip(&self.lags) {
+            let (low, high) = cluster::bounds(&self.watcher, topic, partition, WATCH)
+                .map_err(|error| error.to_string())?;
+            let at = copied.find_partition(topic, partition);
+            let at = match at.map(|at| at.offset()) {
+                Some(Offset::Offset(at)) => at,
+                // No writer has begun.
+                _ => low,
+            };
+            let behind = (high - at).max(0).unsigned_abs();
+            lag.store(behind, Ordering::Relaxed);
+            cluster::meter("stockade_kafka_lag_seen", topic, partition, behind);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_lie_where_kafkas_own_partitioner_puts_them() {
+        // As in the tests of org.apache.kafka.common.utils.Utils.
+        for (key, hash) in [
+            ("21", -973_932_308_i32),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Kafka: requests in, decisions back to the API node that asked, events out.
+//!
+//! ```text
+//! API node   KafkaClient ──► reservation-requests/p ──► KafkaSource ──► engine of shard p ──► KafkaSink ──► reservation-events/p
+//!                 ▲                                          │ │                 ▲
+//!                 └──── reservation-replies/node ◄───────────┘ └► reservation-   └ commits offset and effect together
+//!                                                                 dead-letters
+//! ```
+//!
+//! Partition `p` of the request topic is shard `p`: one writer, which owns it by its store's token and never by a consumer group.
+//!
+//! - I1 (exactly once): the offset is stored with the batch that decides its messages, and the writer reads on from there: see
+//!   [`Submit`](crate::types::Submit). Nothing else says where to read on. What is committed to the consumer group is a copy, so that
+//!   API nodes and Kafka's own tools see the lag.
+//! - I2: a reply is sent once its decision is durable. It may come twice (a key's answer is repeated) or never (the writer died
+//!   just then), but never differ: whoever missed it asks again with the same key.
+//! - I3: a full engine makes the source wait; it refuses nothing. An offset outside the topic halts the source; nothing is reset.
+//! - I4: a message that can't be read goes to the dead-letter topic, with the reason in its headers, and the next one follows.
+//! - I5: per shard the events may repeat a suffix but never skip: see [`KafkaSink`].
+//!
+//! Formats are versioned: [`request`], [`reply`], [`sink`].
+
+pub mod client;
+mod cluster;
+#[cfg(test)]
+mod formats;
+mod names;
+pub mod reply;
+pub mod request;
+pub mod sink;
+mod source;
+
+pub use client::{AskError, ClientOptions, KafkaClient, Pending, Placement};
+pub use cluster::{KafkaCluster, KafkaError, TopicSettings};
+pub use reply::Reply;
+pub use request::{Body, Request};
+pub use sink::{EventCursor, KafkaEvents, KafkaSink, Published};
+pub use source::{KafkaSource, SourceOptions, SourceState, SourceStatus};
