@@ -79,6 +79,8 @@
 //! - Holds of one duration share a queue, whatever their SKUs. So a reserve that is short of units expires the overdue holds of other
 //!   SKUs that come before those of its own: each is expired once, by it or by the next sweep, and with the same result.
 //! - A user's first accepted key and first counter lie with the user: a new user, who has neither, costs one cache miss.
+//! - A command of an outside source (a partition of messages) rides the ring boxed with its position, and its batch holds the position:
+//!   so offset and effect commit together, and every other command's slot stays as small as it was. See [`types::Submit`].
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]

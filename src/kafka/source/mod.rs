@@ -300,6 +300,8 @@ impl Shared {
         if let Ok((_, high)) = cluster::bounds(&self.consumer, requests, *partition, ASK) {
             let lag = high.unsigned_abs().saturating_sub(position);
             self.lag.store(lag, Ordering::Relaxed);
+            // It answers: whatever kept the reader from reading has passed.
+            self.waits(None);
             cluster::meter("stockade_kafka_lag", requests, *partition, lag);
         }
     }
