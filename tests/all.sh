@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test there is: `tests/all.sh`. Uses what is on the PATH, installs the rest where it is root, and fails loudly
 # where it can't. Needs Rust, a C++ compiler (for the fuzzer's engine), Python 3 (for the oracle of `rehearse`), and the
-# servers that the adapters speak to: PostgreSQL, Redis. Tests start them on free ports, in temporary folders.
+# servers that the adapters speak to: PostgreSQL, Redis, and Kafka, whose files Maven fetches into the user's cache. Tests start
+# them on free ports, in temporary folders.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,6 +40,9 @@ need initdb postgresql
 need psql postgresql-client
 need redis-server redis-server
 need redis-cli redis-tools
+need java default-jre-headless
+need mvn maven
+need make make
 
 export CARGO_TERM_COLOR=never
 
@@ -60,7 +64,7 @@ cargo test --workspace --quiet
 
 # The library's features, alone and together; the other tests don't depend on them.
 step "features"
-for features in metrics tracing postgres redis; do
+for features in metrics tracing postgres redis kafka; do
     cargo check -p stockade --lib --features "$features" --quiet
 done
 if cargo clippy --version >/dev/null 2>&1; then
@@ -70,7 +74,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc -p stockade --all-features --no-deps --quie
 cargo test -p stockade --all-features --test telemetry --quiet
 
 step "real servers"
-cargo test -p stockade --features postgres,redis --test postgres --test redis --quiet
+cargo test -p stockade --features postgres,redis,kafka --test postgres --test redis --test kafka --quiet
 cargo test -p flash-sale --features postgres,redis --test takeover --test shared --quiet
 
 step "loom models"
@@ -122,6 +126,9 @@ cargo check --quiet --all-targets --offline --manifest-path "$package/Cargo.toml
 step "benches, each row once and small"
 for bench in allocator engine journal ring ticket; do
     cargo bench --quiet -p stockade --profile release --bench "$bench" -- --test
+done
+for bench in postgres redis kafka; do
+    cargo bench --quiet -p stockade --profile release --features postgres,redis,kafka --bench "$bench" -- --test
 done
 
 step "peers, each row once and small"

@@ -126,7 +126,7 @@ impl KafkaCluster {
         config
     }
 
-    fn produce(config: ClientConfig, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
+    fn produce(config: &ClientConfig, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
         config
             .create_with_context(Deliveries(on_delivery))
             .map_err(|error| KafkaError::setting(&error))

@@ -40,10 +40,12 @@ impl Sink {
         batches: &VecDeque<Arc<Batch>>,
         has_log: bool,
     ) {
-        match gap {
-            Some((from, to)) if has_log => self.miss(from, to),
-            Some((from, to)) => self.sink.gap(from, to),
-            None => {}
+        if let Some((from, to)) = gap {
+            if has_log {
+                self.miss(from, to);
+            } else {
+                self.sink.gap(from, to);
+            }
         }
         self.waiting.extend(batches.iter().cloned());
         let last = batches.back().map(|batch| batch.header.number);
@@ -87,12 +89,11 @@ impl Sink {
         log: Option<&mut Box<dyn ReadLog>>,
     ) -> Result<(), String> {
         let offered = self.deliver(log);
-        match &offered {
-            Ok(()) => self.patience.succeeded(),
-            Err(_) => {
-                self.has_resumed = false;
-                self.patience.failed(now);
-            }
+        if offered.is_ok() {
+            self.patience.succeeded();
+        } else {
+            self.has_resumed = false;
+            self.patience.failed(now);
         }
         offered
     }
