@@ -1,5 +1,10 @@
 //! The PostgreSQL store against a real server: `cargo test --features postgres --test postgres`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "engines that wait for the role are started on threads"
+)]
+
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 mod servers;
 
@@ -206,23 +211,7 @@ impl Script {
         let attempt = u32::try_from(random.below(3)).expect("small");
         let new = self.skus.len() < 3 || (self.skus.len() < 6 && random.below(60) == 0);
         if new {
-            let name = SkuName::new(&format!("sku-{}", self.skus.len())).expect("a name");
-            let rules = Rules {
-                hold_ms: 20_000,
-                per_user: None,
-                ..Rules::default()
-            };
-            let define = DefineSku::new(ADMIN, name, 300)
-                .rules(rules)
-                .expect("rules");
-            drop(self.handle.define_sku(define).expect("room"));
-            let sku = SkuId(u32::try_from(self.skus.len()).expect("small"));
-            self.skus.push(sku);
-            drop(
-                self.handle
-                    .set_gate(SetGate::new(ADMIN, sku, Gate::Open))
-                    .expect("room"),
-            );
+            self.define();
             return;
         }
         match random.below(20) {
@@ -302,6 +291,26 @@ impl Script {
                     .expect("room"),
             ),
         }
+    }
+
+    fn define(&mut self) {
+        let name = SkuName::new(&format!("sku-{}", self.skus.len())).expect("a name");
+        let rules = Rules {
+            hold_ms: 20_000,
+            per_user: None,
+            ..Rules::default()
+        };
+        let define = DefineSku::new(ADMIN, name, 300)
+            .rules(rules)
+            .expect("rules");
+        drop(self.handle.define_sku(define).expect("room"));
+        let sku = SkuId(u32::try_from(self.skus.len()).expect("small"));
+        self.skus.push(sku);
+        drop(
+            self.handle
+                .set_gate(SetGate::new(ADMIN, sku, Gate::Open))
+                .expect("room"),
+        );
     }
 
     fn view(&mut self, id: ReservationId) -> Option<stockade::types::ReservationView> {
@@ -814,21 +823,29 @@ fn stock_that_is_edited_by_sql_halts_the_writer_which_names_the_row() {
     drop(handle.query(Query::Sku(SkuId(0))));
     let error = runner.step().expect_err("it halts").to_string();
     assert!(error.contains("inventory row B"), "{error}");
-    client
-        .execute(
-            "UPDATE inventory SET total = 10, available = 9 WHERE sku = 1",
-            &[],
-        )
-        .expect("an edit");
-    // So is a hold that ended, and that somebody revived.
+}
+
+#[test]
+fn a_hold_that_ended_and_that_sql_revives_halts_the_writer() {
+    let log = Log::new();
+    let start = Timestamp::from_micros(1_800_000_000_000_000);
+    let clock = Arc::new(ManualClock::at(start));
+    let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
     let (handle, mut runner) = engine(&log.options).clock(time).build().expect("it opens");
+    let sku = SkuId(0);
+    let define = DefineSku::new(ADMIN, SkuName::new("A").expect("a name"), 10);
+    drop(handle.define_sku(define));
+    drop(handle.set_gate(SetGate::new(ADMIN, sku, Gate::Open)));
+    drop(handle.reserve(Reserve::one(UserId(1), sku, 1).expect("a cart")));
+    runner.step().expect("it runs");
     clock.advance(Duration::from_secs(200));
-    runner.step().expect("the holds lapse");
-    let revive = "UPDATE reservations SET status = 'RESERVED', ended_at = NULL WHERE sku = 1";
-    assert_eq!(client.execute(revive, &[]).expect("an edit"), 1);
+    runner.step().expect("the hold lapses");
+    let revive = "UPDATE reservations SET status = 'RESERVED', ended_at = NULL";
+    let revived = sql(&log.options).execute(revive, &[]);
+    assert_eq!(revived.expect("an edit"), 1);
     let mut steps = (0..4).map(|_| {
         clock.advance(Duration::from_secs(11));
-        drop(handle.query(Query::Sku(SkuId(0))));
+        drop(handle.query(Query::Sku(sku)));
         runner.step()
     });
     let error = steps.find_map(Result::err).expect("it halts").to_string();

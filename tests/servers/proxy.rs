@@ -56,7 +56,7 @@ impl Proxy {
                 let mode = accepting.lock().mode;
                 match mode {
                     Mode::Ended => return,
-                    Mode::Closed => continue,
+                    Mode::Closed => drop(client),
                     _ => connect(&accepting, client, to_port),
                 }
             }
@@ -147,7 +147,7 @@ fn connect(shared: &Arc<Shared>, client: TcpStream, to_port: u16) {
 
 /// Carries bytes one way until either end is closed.
 fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
-    let mut bytes = [0; 65_536];
+    let mut bytes = vec![0; 65_536];
     while let Ok(read @ 1..) = from.read(&mut bytes) {
         let mut state = shared.lock();
         while state.mode == Mode::Stalled {
