@@ -627,17 +627,15 @@ fn a_standby_takes_over_when_the_role_is_handed_on_and_when_the_session_ends() {
 }
 
 #[test]
-fn a_standby_can_be_stopped() {
+fn an_idle_owner_keeps_the_role_and_a_standby_that_waits_can_be_stopped() {
     let log = Log::new();
     let owner = engine(&log.options).start().expect("it starts");
-    let store = PostgresStore::new(standby(&log.options, Duration::from_secs(3_600)));
+    let store = PostgresStore::new(standby(&log.options, Duration::from_millis(1_500)));
     let stop = store.stop_handle();
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(Engine::builder().store(store).start().map(drop)));
-    assert!(
-        told.recv_timeout(Duration::from_millis(300)).is_err(),
-        "it waits"
-    );
+    let early = told.recv_timeout(Duration::from_secs(4));
+    assert!(early.is_err(), "the owner's heartbeat is silent: {early:?}");
     stop.stop();
     let stopped = told.recv_timeout(PATIENCE).expect("it ends");
     assert!(matches!(
@@ -645,6 +643,21 @@ fn a_standby_can_be_stopped() {
         Err(EngineError::Store(StoreError::Stopped))
     ));
     assert!(owner.handle().health().is_running());
+}
+
+#[tokio::test]
+async fn an_engine_can_be_started_used_and_dropped_inside_a_runtime() {
+    let log = Log::new();
+    let running = engine(&log.options).start().expect("it starts");
+    let sku = open_sku(&running.handle(), "A", 10);
+    let held = reserve(&running.handle(), 1, sku).expect("a unit");
+    drop(running);
+    let (handle, runner) = engine(&log.options).build().expect("it opens");
+    assert_eq!(handle.availability(sku).expect("known").reserved, 1);
+    drop(runner);
+    let reads = PostgresReads::new(log.options.clone());
+    let view = reads.reservation(held, handle.now()).expect("it answers");
+    assert_eq!(view.expect("it is there").status, HoldStatus::Held);
 }
 
 #[test]

@@ -23,8 +23,7 @@ const REFUSED: &str = "SK001";
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
 pub(super) struct Session {
-    /// `None` while it is being dropped.
-    runtime: Option<Runtime>,
+    events: EventLoop,
     client: Client,
     answer_within: Duration,
 }
@@ -68,10 +67,7 @@ impl Session {
     }
 
     fn connect_one(config: &Config, options: &PostgresOptions) -> Result<Self, StoreError> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| {
-            StoreError::Retryable(format!("no event loop for a connection: {error}"))
-        })?;
+        let events = EventLoop::new()?;
         let connecting = async {
             let (client, connection) = config.connect(NoTls).await?;
             // It ends with the client; its error is also that of the call at hand.
@@ -79,9 +75,9 @@ impl Session {
             Ok(client)
         };
         // The server also has to answer, so twice what its socket may take.
-        let client = block_on(&runtime, options.connect_timeout * 2, connecting)?;
+        let client = events.block_on(options.connect_timeout * 2, connecting)?;
         let session = Self {
-            runtime: Some(runtime),
+            events,
             client,
             answer_within: options.statement_timeout + ANSWER_MARGIN,
         };
@@ -124,41 +120,59 @@ impl Session {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, StoreError> {
-        let runtime = self.runtime.as_ref();
-        let runtime = runtime.ok_or_else(|| fatal("the session has ended"))?;
-        block_on(runtime, self.answer_within, work)
+        self.events.block_on(self.answer_within, work)
     }
 }
 
-impl Drop for Session {
+/// What drives a connection, only while somebody waits.
+struct EventLoop {
+    /// `None` while it is being dropped.
+    runtime: Option<Runtime>,
+}
+
+impl EventLoop {
+    fn new() -> Result<Self, StoreError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| {
+            StoreError::Retryable(format!("no event loop for a connection: {error}"))
+        })?;
+        Ok(Self {
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Blocks this thread, or, where a runtime forbids that, one made for it.
+    fn block_on<T: Send>(
+        &self,
+        within: Duration,
+        work: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, StoreError> {
+        let runtime = self.runtime.as_ref();
+        let runtime = runtime.ok_or_else(|| fatal("the session has ended"))?;
+        let timed = async { tokio::time::timeout(within, work).await };
+        let done = if Handle::try_current().is_err() {
+            runtime.block_on(timed)
+        } else {
+            let joined = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(timed)).join());
+            joined.map_err(|_| fatal("the PostgreSQL client panicked"))?
+        };
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(StoreError::Retryable(format!(
+                "PostgreSQL hasn't answered within {} ms",
+                within.as_millis()
+            ))),
+        }
+    }
+}
+
+impl Drop for EventLoop {
     /// Closes the socket at once, whatever is under way on it; also inside a runtime, where waiting is not allowed.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-/// Blocks this thread, or, where a runtime forbids that, one made for it.
-fn block_on<T: Send>(
-    runtime: &Runtime,
-    within: Duration,
-    work: impl Future<Output = Result<T, Error>> + Send,
-) -> Result<T, StoreError> {
-    let timed = async { tokio::time::timeout(within, work).await };
-    let done = if Handle::try_current().is_err() {
-        runtime.block_on(timed)
-    } else {
-        let joined = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(timed)).join());
-        joined.map_err(|_| fatal("the PostgreSQL client panicked"))?
-    };
-    match done {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(meaning(&error)),
-        Err(_) => Err(StoreError::Retryable(format!(
-            "PostgreSQL hasn't answered within {} ms",
-            within.as_millis()
-        ))),
     }
 }
 

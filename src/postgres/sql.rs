@@ -80,12 +80,9 @@ as_sql!(ReservationId, i64, |id| id.get().cast_signed(), |number| {
 /// What lies beyond PostgreSQL's last day, the year 294276, is `infinity`.
 impl ToSql for Timestamp {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, SqlError> {
-        let micros = i64::try_from(self.as_micros()).unwrap_or(i64::MAX) - EPOCH_MICROS;
-        let micros = if micros < MICROS_END {
-            micros
-        } else {
-            i64::MAX
-        };
+        let micros = i64::try_from(self.as_micros()).map(|micros| micros - EPOCH_MICROS);
+        let micros = micros.ok().filter(|&micros| micros < MICROS_END);
+        let micros = micros.unwrap_or(i64::MAX);
         out.extend_from_slice(&micros.to_be_bytes());
         Ok(IsNull::No)
     }
