@@ -24,6 +24,7 @@ mod round_trips;
 mod sku;
 mod state;
 mod time;
+mod transfer;
 
 pub use batch::{
     Batch, BatchHash, BatchHeader, EncodedHead, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX,
@@ -59,3 +60,4 @@ pub use sku::{
 pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};
 pub use time::{Timestamp, TimestampError};
+pub use transfer::{Account, Deposit, Moved, PoolView, Transfer, TransferError, Withdraw};
