@@ -44,6 +44,8 @@
 //! # The map
 //!
 //! ```text
+//!                         pools             one hot SKU, sold by several engines as one
+//!                          │
 //!                         engine            threads or your own loop: drain, decide, commit, answer, announce
 //!        ┌──────┬──────────┼──────────┬────────┬────────┐
 //!      ring   ticket   allocator    store    cache   events
@@ -76,6 +78,10 @@
 //! - Holds of one duration share a queue, whatever their SKUs. So a reserve that is short of units expires the overdue holds of other
 //!   SKUs that come before those of its own: each is expired once, by it or by the next sweep, and with the same result.
 //! - A user's first accepted key and first counter lie with the user: a new user, who has neither, costs one cache miss.
+//! - A hot SKU that is split over several writers ([`pools`]) moves units, never users. A transfer's number is its
+//!   acknowledgement: it is taken from the receiver, so asking the sender for `n + 1` says that `n` has come, and neither keeps
+//!   more than its last transfer and two sums per peer. A withdraw takes what is available, at most what was asked for: under load
+//!   an exact amount would be refused for ever.
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]
@@ -84,6 +90,7 @@ pub mod allocator;
 pub mod cache;
 pub mod engine;
 pub mod events;
+pub mod pools;
 pub mod ring;
 pub mod store;
 pub mod sync;
