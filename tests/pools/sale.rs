@@ -1,16 +1,20 @@
 //! Four engines with their threads sell one hot SKU out, most of its crowd at one of them.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use stockade::Engine;
 use stockade::engine::CommandError;
 use stockade::pools::{
-    EnginePool, NotReserved, Pool, Pools, PoolsError, TransferError, Whereabouts, pool_of,
+    EnginePool, NotReserved, Pool, Pools, PoolsError, SETTLE, TransferError, Whereabouts, pool_of,
 };
 use stockade::store::{JournalOptions, JournalStore, MemoryLog, MemoryStore, Store};
-use stockade::types::{Confirm, DefineSku, Gate, Refusal, SetGate, SkuName, SystemClock, UserId};
+use stockade::types::{
+    Availability, Confirm, DefineSku, Deposit, Gate, PoolView, Refusal, SetGate, SkuId, SkuName,
+    SystemClock, UserId, Withdraw,
+};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -241,5 +245,110 @@ fn a_pool_that_is_down_keeps_its_units_and_stops_no_other() -> TestResult {
     );
     assert!(sold_out, "{got:?}");
     assert!(all.audit()?.is_ok());
+    Ok(())
+}
+
+/// A pool at whose door somebody waits: between the halves of a transfer no pool has the unit that he wants.
+struct Watched {
+    pool: EnginePool,
+    all: Arc<OnceLock<Weak<Pools<Watched>>>>,
+    told: Arc<Mutex<Vec<Whereabouts>>>,
+}
+
+impl Watched {
+    fn look(&self) {
+        let all = self.all.get().and_then(Weak::upgrade);
+        let all = all.expect("pools that move units");
+        assert_eq!(all.stock().available, 0);
+        let told = all.want(UserId::from(7), 1);
+        self.told.lock().push(told);
+    }
+}
+
+impl Pool for Watched {
+    fn shard(&self) -> u16 {
+        self.pool.shard()
+    }
+
+    fn sku(&self) -> SkuId {
+        self.pool.sku()
+    }
+
+    fn stock(&self) -> Option<Availability> {
+        self.pool.stock()
+    }
+
+    fn view(&self) -> Result<PoolView, CommandError> {
+        self.pool.view()
+    }
+
+    fn withdraw(&self, command: Withdraw) -> Result<u64, CommandError> {
+        self.pool.withdraw(command)
+    }
+
+    fn deposit(&self, command: Deposit) -> Result<u64, CommandError> {
+        self.look();
+        self.pool.deposit(command)
+    }
+}
+
+#[test]
+fn units_on_their_way_are_not_sold_out() -> TestResult {
+    let engines = [
+        engine(0, MemoryStore::new())?,
+        engine(1, MemoryStore::new())?,
+    ];
+    let (all, told) = (Arc::new(OnceLock::new()), Arc::default());
+    let mut watched = Vec::new();
+    for (engine, other) in engines.iter().zip([0, 1]) {
+        // One unit, where the user's pool is not.
+        let of_user = pool_of(UserId::from(7), 2);
+        open(engine, u64::from(of_user != other))?;
+        watched.push(Watched {
+            pool: pool(engine)?,
+            all: Arc::clone(&all),
+            told: Arc::clone(&told),
+        });
+    }
+    let pools = Arc::new(Pools::new(watched)?);
+    assert!(all.set(Arc::downgrade(&pools)).is_ok());
+    let user = UserId::from(7);
+    assert_eq!(pools.want(user, 1), Whereabouts::Elsewhere);
+    assert_eq!(pools.step(Duration::ZERO), Ok(1));
+    assert_eq!(*told.lock(), [Whereabouts::Elsewhere]);
+    assert_eq!(pools.want(user, 1), Whereabouts::Here);
+    assert_eq!(pools.want(user, 2), Whereabouts::Nowhere);
+    Ok(())
+}
+
+/// Two who want the last unit in turns, at two pools: without a while in which it stays, each would take it from the other
+/// before he has come back for it.
+#[test]
+fn a_unit_that_was_brought_for_a_request_waits_for_it_and_then_goes_on() -> TestResult {
+    let engines = [
+        engine(0, MemoryStore::new())?,
+        engine(1, MemoryStore::new())?,
+    ];
+    open(&engines[0], 1)?;
+    open(&engines[1], 0)?;
+    let pools: Result<Vec<_>, _> = engines.iter().map(pool).collect();
+    let pools = Pools::new(pools?)?;
+    let of = |pool| {
+        (0..1_000)
+            .map(UserId)
+            .find(|&user| pool_of(user, 2) == pool)
+    };
+    let (here, there) = (of(0).unwrap_or_default(), of(1).unwrap_or_default());
+    assert_eq!(pools.want(there, 1), Whereabouts::Elsewhere);
+    assert_eq!(pools.step(Duration::ZERO), Ok(1));
+    let before = SETTLE.saturating_sub(Duration::from_millis(1));
+    for now in [Duration::ZERO, before] {
+        assert_eq!(pools.want(here, 1), Whereabouts::Elsewhere);
+        assert_eq!(pools.step(now), Ok(0));
+        assert_eq!(pools.want(there, 1), Whereabouts::Here);
+    }
+    assert_eq!(pools.want(here, 1), Whereabouts::Elsewhere);
+    assert_eq!(pools.step(SETTLE), Ok(1), "he has not come back");
+    assert_eq!(pools.want(here, 1), Whereabouts::Here);
     Ok(())
 }
