@@ -44,6 +44,8 @@
 //! # The map
 //!
 //! ```text
+//!                         pools             one hot SKU, sold by several engines as one
+//!                          │
 //!                         engine            threads or your own loop: drain, decide, commit, answer, announce
 //!        ┌──────┬──────────┼──────────┬────────┬────────┐
 //!      ring   ticket   allocator    store    cache   events
@@ -81,6 +83,10 @@
 //! - A user's first accepted key and first counter lie with the user: a new user, who has neither, costs one cache miss.
 //! - A command of an outside source (a partition of messages) rides the ring boxed with its position, and its batch holds the position:
 //!   so offset and effect commit together, and every other command's slot stays as small as it was. See [`types::Submit`].
+//! - A hot SKU that is split over several writers ([`pools`]) moves units, never users. A transfer's number is its
+//!   acknowledgement: it is taken from the receiver, so asking the sender for `n + 1` says that `n` has come, and neither keeps
+//!   more than its last transfer and two sums per peer. A withdraw takes what is available, at most what was asked for: under load
+//!   an exact amount would be refused for ever.
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]
@@ -91,6 +97,7 @@ pub mod engine;
 pub mod events;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod pools;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]

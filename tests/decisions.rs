@@ -5,14 +5,16 @@
 mod log;
 #[path = "decisions/retention.rs"]
 mod retention;
+#[path = "decisions/transfers.rs"]
+mod transfers;
 
 use stockade::allocator::{Allocator, Limits, Violation};
 use stockade::types::{
     Adjust, Answer, Availability, Batch, BatchHeader, BeginPayment, Command, Confirm, Confirmation,
-    Decision, DefineSku, Disposition, Event, EventKind, Expire, Gate, IdempotencyKey, Line, Lines,
-    PaymentFailed, PaymentRef, Policy, Query, QueryAnswer, Refusal, RefusalCode, Release,
-    ReservationId, Reserve, Return, Rules, SaleStatus, SetGate, SkuId, SkuName, SkuView, TOTAL_MAX,
-    Timestamp, UserId,
+    Decision, DefineSku, Deposit, Disposition, Event, EventKind, Expire, Gate, IdempotencyKey,
+    Line, Lines, PaymentFailed, PaymentRef, Policy, Query, QueryAnswer, Refusal, RefusalCode,
+    Release, ReservationId, Reserve, Return, Rules, SaleStatus, SetGate, SkuId, SkuName, SkuView,
+    TOTAL_MAX, Timestamp, Transfer, UserId, Withdraw,
 };
 
 const ANN: UserId = UserId(1);
@@ -222,6 +224,24 @@ fn units(sku: SkuId, quantity: u32) -> Lines {
     Lines::one(sku, quantity).expect("a quantity")
 }
 
+fn moving(sku: SkuId, (from, to): (u16, u16), number: u64, units: u64) -> Transfer {
+    Transfer {
+        sku,
+        from,
+        to,
+        number,
+        units,
+    }
+}
+
+fn withdraw(id: u128, sku: SkuId, way: (u16, u16), number: u64, units: u64) -> Withdraw {
+    Withdraw::new(ADMIN, key(id), moving(sku, way, number, units)).expect("a transfer")
+}
+
+fn deposit(id: u128, sku: SkuId, way: (u16, u16), number: u64, units: u64) -> Deposit {
+    Deposit::new(ADMIN, key(id), moving(sku, way, number, units)).expect("a transfer")
+}
+
 fn sneaker(total: u64) -> DefineSku {
     DefineSku::new(ADMIN, SkuName::new("SKU-NEW").expect("a plain name"), total)
 }
@@ -348,6 +368,18 @@ const ROWS: &[Row] = &[
         let mut sale = Sale::new();
         sale.ask(sneaker(1));
         sale.ask(sneaker(2))
+    }),
+    (RefusalCode::OtherShard, || {
+        Sale::new().ask(withdraw(1, B, (7, 1), 1, 1))
+    }),
+    (RefusalCode::OutOfOrder, || {
+        Sale::new().ask(deposit(1, B, (1, 0), 2, 1))
+    }),
+    (RefusalCode::NothingToMove, || {
+        let mut sale = Sale::new();
+        sale.held(ANN, B, 3);
+        sale.held(ANN, B, 2);
+        sale.ask(withdraw(1, B, (0, 1), 1, 1))
     }),
 ];
 
@@ -479,6 +511,30 @@ const PAIRS: &[(RefusalCode, RefusalCode, fn() -> Decision)] = &[
         let mut sale = Sale::new();
         let id = sale.held(ANN, B, 1);
         sale.ask(Return::of_reservation(ADMIN, key(1), id, Some(units(B, 3))))
+    }),
+    (RefusalCode::Busy, RefusalCode::UnknownSku, || {
+        let mut sale = Sale::with(Limits {
+            transfers_max: 0,
+            ..Limits::default()
+        });
+        sale.ask(withdraw(1, UNKNOWN, (0, 1), 1, 1))
+    }),
+    (RefusalCode::UnknownSku, RefusalCode::OtherShard, || {
+        Sale::new().ask(withdraw(1, UNKNOWN, (7, 1), 1, 1))
+    }),
+    (
+        RefusalCode::TotalOutOfRange,
+        RefusalCode::OtherShard,
+        || Sale::new().ask(deposit(1, B, (1, 7), 1, TOTAL_MAX)),
+    ),
+    (RefusalCode::OtherShard, RefusalCode::OutOfOrder, || {
+        Sale::new().ask(deposit(1, B, (1, 7), 2, 1))
+    }),
+    (RefusalCode::OutOfOrder, RefusalCode::NothingToMove, || {
+        let mut sale = Sale::new();
+        sale.held(ANN, B, 3);
+        sale.held(ANN, B, 2);
+        sale.ask(withdraw(1, B, (0, 1), 2, 1))
     }),
 ];
 

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "types",
         ],
     ),
+    ("pools", &["engine", "types"]),
 ];
 
 /// Rooms in which `unsafe` may be opened, file by file.

@@ -159,12 +159,7 @@ impl Allocator {
             } => {
                 let stock = self.stock_mut(*sku)?;
                 stock.adjust(*delta)?;
-                if stock.total != *total {
-                    return Err(format!(
-                        "an adjusted total is {}, recorded {total}",
-                        stock.total
-                    ));
-                }
+                stock.has_total(*total)?;
                 self.answer(
                     CommandKind::Adjust,
                     origin,
@@ -403,6 +398,28 @@ impl Allocator {
                 self.free(usize::MAX);
                 self.keys
                     .keep_last(&self.users, policy.refused_keys_max.into(), self.refusals);
+                Ok(())
+            }
+            EventKind::Withdrawn {
+                origin,
+                transfer,
+                total,
+            } => {
+                self.withdrawn(transfer, *total)?;
+                let units = transfer.units;
+                let withdrawn = Decision::Withdrawn { units };
+                self.answer(CommandKind::Withdraw, origin, withdrawn, None);
+                Ok(())
+            }
+            EventKind::Deposited {
+                origin,
+                transfer,
+                total,
+            } => {
+                self.deposited(transfer, *total)?;
+                let units = transfer.units;
+                let deposited = Decision::Deposited { units };
+                self.answer(CommandKind::Deposit, origin, deposited, None);
                 Ok(())
             }
         }

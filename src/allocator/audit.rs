@@ -76,7 +76,7 @@ impl Allocator {
     }
 
     fn audit_stocks(&self, reserved: &[u64], report: &mut AuditReport) {
-        for (stock, &reserved) in self.stocks.iter().zip(reserved) {
+        for ((stock, &reserved), sku) in self.stocks.iter().zip(reserved).zip((0..).map(SkuId)) {
             report.oversell_count += (stock.reserved + stock.sold).saturating_sub(stock.total);
             if let Err(what) = stock.check() {
                 report.breaches.push(format!("{what}, SKU {}", stock.name));
@@ -85,6 +85,18 @@ impl Allocator {
                 report.breaches.push(format!(
                     "L2: SKU {} counts {} reserved, its live holds {reserved}",
                     stock.name, stock.reserved
+                ));
+            }
+            let (mut received, mut sent) = (0, 0);
+            for account in self.transfers.of_sku(sku) {
+                received += i128::from(account.received.units);
+                sent += i128::from(account.sent.units);
+            }
+            let recounted = stock.recounted(received, sent);
+            if recounted != i128::from(stock.total) {
+                report.breaches.push(format!(
+                    "L2: SKU {} has {} units, its opening and what came and went make {recounted}",
+                    stock.name, stock.total
                 ));
             }
         }
@@ -205,7 +217,7 @@ mod tests {
     /// Sums that a batch can't check in passing: only the recount sees them.
     #[test]
     fn counts_that_only_a_recount_can_check_are_recounted() {
-        let cases: [(&str, Damage); 5] = [
+        let cases: [(&str, Damage); 7] = [
             ("L2: SKU A counts 0 reserved, its live holds 1", |it| {
                 it.stocks[SKU].reserved -= 1;
                 it.stocks[SKU].available += 1;
@@ -223,6 +235,18 @@ mod tests {
                 |it| {
                     let user = it.users.find(USER).expect("he holds a unit");
                     it.users.discount(user, SkuId(0), 1, 1);
+                },
+            ),
+            (
+                "L2: SKU A has 2 units, its opening and what came and went make 3",
+                |it| it.stocks[SKU].deltas += 1,
+            ),
+            (
+                "L2: SKU A has 2 units, its opening and what came and went make 1",
+                |it| {
+                    let mut account = it.transfers.account(SkuId(0), 1);
+                    account.sent.units = 1;
+                    it.transfers.set(account);
                 },
             ),
             ("a user has 2 of SKU A", |it| {

@@ -63,6 +63,8 @@ impl Allocator {
                 decided_at,
             });
         }
+        let accounts = self.transfers.iter();
+        accounts.for_each(|&account| out(&StateRecord::Account(account)));
     }
 
     fn export_stocks(&self, out: &mut dyn FnMut(&StateRecord)) {
@@ -220,6 +222,8 @@ impl Allocator {
                 stock.defined_total = *defined_total;
                 (stock.available, stock.reserved, stock.sold) = (available, *reserved, *sold);
                 (stock.sale, stock.gates) = (*sale, Gates(*flags));
+                // What its accounts don't explain, once they have been taken in.
+                stock.deltas = total.checked_signed_diff(*defined_total).unwrap_or(0);
                 self.stocks.push(stock);
                 self.deadlines.add(rules.hold_ms);
                 self.stock_mut(*sku)?;
@@ -302,6 +306,17 @@ impl Allocator {
                 };
                 let max = self.policy.refused_keys_max.into();
                 self.keys.refuse(&mut self.users, record, entry, max);
+            }
+            StateRecord::Account(account) => {
+                let stock = self.stocks.get_mut(account.sku.0 as usize);
+                let stock = stock.ok_or("an account of a SKU that is not defined")?;
+                let here = account
+                    .sent
+                    .units
+                    .checked_signed_diff(account.received.units);
+                let deltas = here.and_then(|here| stock.deltas.checked_add(here));
+                stock.deltas = deltas.ok_or("an account of more units than there can be")?;
+                self.transfers.set(*account);
             }
             StateRecord::PaymentOutcome {
                 payment_ref,

@@ -20,7 +20,7 @@
 //! [`digest`](Allocator::digest) depends on no table's layout.
 //!
 //! Rooms: `decide` holds the rules, `apply` and `effects` what they do, `audit` the laws, `export` the state as a stream; the
-//! tables are `users` (with their counters), `holds` (reservations), `keys`, `outcomes`, `deadlines` and `stock`, on top
+//! tables are `users` (with their counters), `holds` (reservations), `keys`, `outcomes`, `transfers`, `deadlines` and `stock`, on top
 //! of `index`, `arena` and `directory`. Deciding costs one cache miss for a new user with a new key, and those of many
 //! commands overlap: [`decide_all`](Allocator::decide_all) reads the places of the next hundred commands first.
 //! Memory per live reservation: a hold (64 bytes), a user with his first counter and key (56), a key (72), an index slot
@@ -39,6 +39,7 @@ mod index;
 mod keys;
 mod outcomes;
 mod stock;
+mod transfers;
 mod users;
 
 pub use audit::AuditReport;
@@ -55,6 +56,7 @@ use keys::Keys;
 use outcomes::Outcomes;
 use std::collections::HashMap;
 use stock::Stock;
+use transfers::Transfers;
 use users::Users;
 
 /// Entries that a batch frees at most from each table, besides what it decides: more than one per command of a full
@@ -85,6 +87,8 @@ pub struct Limits {
     pub counters_max: u32,
     /// Outcomes of payments within their retention.
     pub payments_max: u32,
+    /// Pairs of a SKU and another shard between which units have ever moved.
+    pub transfers_max: u32,
     /// Overdue holds that one batch expires, besides those that a command needs; a batch of more than half as many
     /// commands expires twice as many as it decides.
     pub expiries_per_batch_max: u32,
@@ -102,6 +106,7 @@ impl Default for Limits {
             accepted_keys_max: 100_000_000,
             counters_max: 100_000_000,
             payments_max: 100_000_000,
+            transfers_max: 65_536,
             expiries_per_batch_max: 4_096,
             presize: 16_384,
         }
@@ -136,6 +141,7 @@ pub struct Allocator {
     deadlines: Deadlines,
     keys: Keys,
     outcomes: Outcomes,
+    transfers: Transfers,
     /// Ended reservations in the order in which they retire.
     ended: Queue<ReservationId>,
     /// Continuations whose event has not come yet.
@@ -169,6 +175,7 @@ impl Allocator {
             deadlines: Deadlines::with_capacity(capacity),
             keys: Keys::new(hash, capacity),
             outcomes: Outcomes::new(hash),
+            transfers: Transfers::default(),
             ended: Queue::with_capacity(0, ReservationId::from_u64(0)),
             cart: Vec::new(),
             name: None,
@@ -543,6 +550,7 @@ impl Allocator {
                 let stock = self.stocks.get(sku.0 as usize);
                 QueryAnswer::Sku(stock.map(|stock| stock.view(*sku)))
             }
+            Query::Pool(sku) => QueryAnswer::Pool(self.pool(*sku)),
         }
     }
 }

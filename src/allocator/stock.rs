@@ -19,6 +19,8 @@ pub(super) struct Stock {
     pub(super) sold: u64,
     pub(super) sale: u32,
     pub(super) gates: Gates,
+    /// The sum of all adjustments.
+    pub(super) deltas: i64,
     /// Users that are counted in this sale, until it ends.
     pub(super) counters: u32,
     /// In the list of SKUs that this batch touched.
@@ -74,6 +76,7 @@ impl Stock {
             sold: 0,
             sale: 0,
             gates: Gates(Gates::ENDED),
+            deltas: 0,
             counters: 0,
             is_touched: false,
         }
@@ -147,6 +150,7 @@ impl Stock {
     /// The total after a delta, if that is possible.
     pub(super) fn adjusted(&self, delta: i64) -> Option<u64> {
         let total = self.total.checked_add_signed(delta)?;
+        self.deltas.checked_add(delta)?;
         (total >= self.reserved + self.sold && total <= TOTAL_MAX).then_some(total)
     }
 
@@ -156,7 +160,48 @@ impl Stock {
             .ok_or("L1: the total falls below what is reserved and sold")?;
         self.total = total;
         self.available = total - self.reserved - self.sold;
+        self.deltas += delta;
         Ok(())
+    }
+
+    /// Units leave for another shard: only what is available can.
+    pub(super) fn withdraw(&mut self, units: u64) -> Result<(), Broken> {
+        self.available = self
+            .available
+            .checked_sub(units)
+            .ok_or("L1: more withdrawn than available")?;
+        self.total -= units;
+        Ok(())
+    }
+
+    /// The total after units came from another shard, if that is possible.
+    pub(super) fn deposited(&self, units: u64) -> Option<u64> {
+        let total = self.total.checked_add(units)?;
+        (total <= TOTAL_MAX).then_some(total)
+    }
+
+    pub(super) fn deposit(&mut self, units: u64) -> Result<(), Broken> {
+        self.total = self
+            .deposited(units)
+            .ok_or("L8: a deposit exceeds the largest total")?;
+        self.available += units;
+        Ok(())
+    }
+
+    /// The total as it came about: the opening, the deltas, and what other shards sent (`received`) and were `sent`.
+    pub(super) fn recounted(&self, received: i128, sent: i128) -> i128 {
+        i128::from(self.defined_total) + i128::from(self.deltas) + received - sent
+    }
+
+    /// What an event recorded as the total, compared.
+    pub(super) fn has_total(&self, recorded: u64) -> Result<(), String> {
+        if self.total == recorded {
+            return Ok(());
+        }
+        Err(format!(
+            "an adjusted total is {}, recorded {recorded}",
+            self.total
+        ))
     }
 
     /// Laws L1 and L2 of this SKU's counts.

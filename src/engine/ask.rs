@@ -2,9 +2,9 @@
 
 use crate::ticket;
 use crate::types::{
-    Adjust, Answer, BeginPayment, Command, Confirm, Confirmation, Decision, DefineSku, Expire,
-    Kept, PaymentAttempt, PaymentFailed, Query, QueryAnswer, Refusal, Release, Reservation,
-    Reserve, Return, SetGate, SkuId,
+    Adjust, Answer, BeginPayment, Command, Confirm, Confirmation, Decision, DefineSku, Deposit,
+    Expire, Kept, PaymentAttempt, PaymentFailed, Query, QueryAnswer, Refusal, Release, Reservation,
+    Reserve, Return, SetGate, SkuId, Withdraw,
 };
 use std::fmt;
 use std::marker::PhantomData;
@@ -65,6 +65,10 @@ asks! {
     Adjust => u64: Answer::Decided(Decision::Adjusted { total }) => total, Command::Adjust(c) => *c;
     DefineSku => SkuId: Answer::Decided(Decision::Defined { sku }) => sku, Command::DefineSku(c) => *c;
     SetGate => u32: Answer::Decided(Decision::GateSet { sale }) => sale, Command::SetGate(c) => *c;
+    Withdraw => u64:
+        Answer::Decided(Decision::Withdrawn { units }) => units, Command::Withdraw(c) => *c;
+    Deposit => u64:
+        Answer::Decided(Decision::Deposited { units }) => units, Command::Deposit(c) => *c;
     Query => QueryAnswer: Answer::Found(found) => *found, Command::Query(c) => c;
 }
 

@@ -263,6 +263,12 @@ impl EngineBuilder {
         range("limits.counters_max", limits.counters_max.into(), 1, places)?;
         range("limits.payments_max", limits.payments_max.into(), 1, places)?;
         range(
+            "limits.transfers_max",
+            limits.transfers_max.into(),
+            1,
+            1 << 24,
+        )?;
+        range(
             "limits.expiries_per_batch_max",
             limits.expiries_per_batch_max.into(),
             1,

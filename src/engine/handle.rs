@@ -7,8 +7,8 @@ use super::submit::Cargo;
 use crate::ring::{Producer, PushError};
 use crate::ticket::Completer;
 use crate::types::{
-    Adjust, Answer, Availability, BeginPayment, Confirm, DefineSku, Expire, PaymentFailed, Query,
-    Release, Reserve, Return, SetGate, SkuId, SkuName, Timestamp,
+    Adjust, Answer, Availability, BeginPayment, Confirm, DefineSku, Deposit, Expire, PaymentFailed,
+    Query, Release, Reserve, Return, SetGate, SkuId, SkuName, Timestamp, Withdraw,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -108,6 +108,10 @@ impl Handle {
         return_units(Return);
         /// Changes a SKU's total.
         adjust(Adjust);
+        /// Takes available units out, on their way to another pool.
+        withdraw(Withdraw);
+        /// Adds units that come from another pool.
+        deposit(Deposit);
         /// Makes a SKU known.
         define_sku(DefineSku);
         /// Opens, closes, pauses or ends a sale.

@@ -186,6 +186,8 @@ fn decisions() -> Vec<Decision> {
         Decision::Adjusted { total: 0 },
         Decision::Defined { sku: SkuId(3) },
         Decision::GateSet { sale: 1 },
+        Decision::Withdrawn { units: 1 << 48 },
+        Decision::Deposited { units: 1 },
     ];
     let (sku, line, max) = (SkuId(4), 3, 2);
     let mut refusals = vec![
@@ -211,6 +213,9 @@ fn decisions() -> Vec<Decision> {
         Refusal::StaleAttempt { current: 0 },
         Refusal::ExceedsSold { line, sku, sold: 7 },
         Refusal::TotalOutOfRange { min: 8 },
+        Refusal::OtherShard { shard: 3 },
+        Refusal::OutOfOrder { expected: u64::MAX },
+        Refusal::NothingToMove { sku },
     ];
     for at in [None, Some(AT)] {
         refusals.push(Refusal::NotOpen { sku, opens_at: at });

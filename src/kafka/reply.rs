@@ -81,6 +81,10 @@ struct Wire<'a> {
     sold: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     min: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<u64>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     text: Option<Cow<'a, str>>,
 }
@@ -136,6 +140,7 @@ pub(super) fn sku_of(refusal: &Refusal) -> Option<SkuId> {
         | Refusal::RequestLimit { sku, .. }
         | Refusal::UserLimit { sku, .. }
         | Refusal::SoldOut { sku, .. }
+        | Refusal::NothingToMove { sku }
         | Refusal::ExceedsSold { sku, .. } => Some(sku),
         _ => None,
     }
@@ -187,6 +192,14 @@ impl Wire<'_> {
                 self.sale = Some(*sale);
                 "gate_set"
             }
+            Decision::Withdrawn { units } => {
+                self.units = Some(*units);
+                "withdrawn"
+            }
+            Decision::Deposited { units } => {
+                self.units = Some(*units);
+                "deposited"
+            }
             Decision::Refused(_) => unreachable!("a refusal has its own fields"),
         }
     }
@@ -218,6 +231,8 @@ impl Wire<'_> {
                 sku: SkuId(self.sku?),
             },
             "gate_set" => Decision::GateSet { sale: self.sale? },
+            "withdrawn" => Decision::Withdrawn { units: self.units? },
+            "deposited" => Decision::Deposited { units: self.units? },
             _ => return None,
         })
     }
@@ -234,7 +249,8 @@ impl Wire<'_> {
             | Refusal::UnknownReservation
             | Refusal::NotOwner
             | Refusal::NotConfirmed
-            | Refusal::Paused { .. } => {}
+            | Refusal::Paused { .. }
+            | Refusal::NothingToMove { .. } => {}
             Refusal::Busy { bound } => {
                 self.bound = Some(Cow::Borrowed(BOUNDS[bound as usize].1));
             }
@@ -270,6 +286,8 @@ impl Wire<'_> {
                 (self.line, self.sold) = (Some(line), Some(sold));
             }
             Refusal::TotalOutOfRange { min } => self.min = Some(min),
+            Refusal::OtherShard { shard } => self.shard = Some(shard),
+            Refusal::OutOfOrder { expected } => self.expected = Some(expected),
         }
     }
 
@@ -336,6 +354,11 @@ impl Wire<'_> {
                 sold: self.sold?,
             },
             RefusalCode::TotalOutOfRange => Refusal::TotalOutOfRange { min: self.min? },
+            RefusalCode::OtherShard => Refusal::OtherShard { shard: self.shard? },
+            RefusalCode::OutOfOrder => Refusal::OutOfOrder {
+                expected: self.expected?,
+            },
+            RefusalCode::NothingToMove => Refusal::NothingToMove { sku: sku? },
             RefusalCode::SkuDiffers => Refusal::SkuDiffers {
                 field: field(self.field.as_deref()?)?,
             },

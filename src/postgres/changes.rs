@@ -138,6 +138,12 @@ impl Changes {
                 sku, total, rules, ..
             } => self.define(*sku, *total, *rules)?,
             EventKind::TotalAdjusted { sku, delta, .. } => self.moved(*sku).total += delta,
+            EventKind::Withdrawn { transfer, .. } => {
+                self.moved(transfer.sku).total -= transfer.units.cast_signed();
+            }
+            EventKind::Deposited { transfer, .. } => {
+                self.moved(transfer.sku).total += transfer.units.cast_signed();
+            }
             EventKind::GateSet {
                 sku, change, sale, ..
             } => {

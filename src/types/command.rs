@@ -6,13 +6,13 @@
 //! ```text
 //! reserve -> begin_payment -> confirm            return           adjust, define, gate    (admin)
 //!    |             |-> payment_failed            (sold units)
-//!    |-> release   |-> (expire: by time)
+//!    |-> release   |-> (expire: by time)                   withdraw -> deposit      (between pools)
 //! ```
 
 use super::key::{fingerprint, halves};
 use super::{
-    CommandKind, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason, ReservationId,
-    Rules, RulesError, SkuId, SkuName, Timestamp, UserId,
+    CommandKind, Deposit, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason,
+    ReservationId, Rules, RulesError, SkuId, SkuName, Timestamp, UserId, Withdraw,
 };
 
 /// Asks for units: all lines or none.
@@ -425,6 +425,8 @@ pub enum Query {
     },
     /// One SKU: its name, rules, stock and gates.
     Sku(SkuId),
+    /// One SKU as a pool: its stock here, and what has moved between this shard and others.
+    Pool(SkuId),
 }
 
 /// Any of them, as it rides the ring. Admin commands are boxed: they are rare, and a slot stays small.
@@ -443,6 +445,8 @@ pub enum Command {
     DefineSku(Box<DefineSku>),
     SetGate(Box<SetGate>),
     Query(Query),
+    Withdraw(Box<Withdraw>),
+    Deposit(Box<Deposit>),
 }
 
 // A ring slot of 128 bytes holds a command and the 16 bytes of where its answer goes.
@@ -466,6 +470,8 @@ impl Command {
             Self::DefineSku(_) => CommandKind::DefineSku,
             Self::SetGate(_) => CommandKind::SetGate,
             Self::Query(_) => CommandKind::Query,
+            Self::Withdraw(_) => CommandKind::Withdraw,
+            Self::Deposit(_) => CommandKind::Deposit,
         }
     }
 
@@ -481,6 +487,8 @@ impl Command {
             Self::Adjust(c) => (c.actor, Some(c.key)),
             Self::DefineSku(c) => (c.actor, c.key),
             Self::SetGate(c) => (c.actor, c.key),
+            Self::Withdraw(c) => (c.actor, Some(c.key)),
+            Self::Deposit(c) => (c.actor, Some(c.key)),
             Self::Expire(_) | Self::Query(_) => (UserId::default(), None),
         }
     }
@@ -543,6 +551,8 @@ impl Command {
                 ]),
             ),
             Self::SetGate(c) => (of(c.sku.0.into()), of(c.change as u64), 0),
+            Self::Withdraw(c) => c.transfer.fingerprints(),
+            Self::Deposit(c) => c.transfer.fingerprints(),
             Self::Expire(_) | Self::Query(_) => (0, 0, 0),
         }
     }
@@ -570,4 +580,6 @@ into_command! {
     DefineSku c => Self::DefineSku(Box::new(c)),
     SetGate c => Self::SetGate(Box::new(c)),
     Query c => Self::Query(c),
+    Withdraw c => Self::Withdraw(Box::new(c)),
+    Deposit c => Self::Deposit(Box::new(c)),
 }

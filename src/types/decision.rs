@@ -4,7 +4,9 @@
 //! answer. Some are no decisions: what time or an operator will lift ([`Refusal::is_deferral`]) records nothing
 //! and leaves the key free.
 
-use super::{Line, PaymentRef, Refusal, ReservationId, SkuId, SkuView, Timestamp, UserId};
+use super::{
+    Line, PaymentRef, PoolView, Refusal, ReservationId, SkuId, SkuView, Timestamp, UserId,
+};
 
 /// A hold was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,16 @@ pub enum Decision {
         /// The number of the SKU's sale, from 1; 0 before the first.
         sale: u32,
     },
+    /// To withdraw.
+    Withdrawn {
+        /// What the transfer moves: what was asked for, or as many as were available.
+        units: u64,
+    },
+    /// To deposit.
+    Deposited {
+        /// What came.
+        units: u64,
+    },
     /// To any of them.
     Refused(Refusal),
 }
@@ -161,6 +173,8 @@ pub enum QueryAnswer {
     Status(Option<Decision>),
     /// To [`Query::Sku`](super::Query::Sku); `None` if it is not defined.
     Sku(Option<SkuView>),
+    /// To [`Query::Pool`](super::Query::Pool); `None` if the SKU is not defined.
+    Pool(Option<PoolView>),
 }
 
 /// What a ticket brings.
@@ -197,6 +211,8 @@ impl Decision {
             Self::Adjusted { total } => (10, total, 0),
             Self::Defined { sku } => (11, u64::from(sku.0), 0),
             Self::GateSet { sale } => (12, u64::from(sale), 0),
+            Self::Withdrawn { units } => (13, units, 0),
+            Self::Deposited { units } => (14, units, 0),
             Self::Refused(_) => unreachable!("a refusal is recorded as one"),
         }
     }
@@ -230,6 +246,8 @@ impl Decision {
                 sku: SkuId(small()?),
             },
             12 => Self::GateSet { sale: small()? },
+            13 => Self::Withdrawn { units: a },
+            14 => Self::Deposited { units: a },
             _ => return None,
         })
     }

@@ -9,7 +9,7 @@
 use super::record::{DecodeError, FORMAT_VERSION, RECORD_SIZE, Reader, Record, Writer};
 use super::{
     CommandKind, Disposition, Gate, Line, Origin, PaymentRef, Policy, Reason, ReservationId, Rules,
-    SkuId, SkuName, Timestamp,
+    SkuId, SkuName, Timestamp, Transfer,
 };
 
 /// Lines of a long cart that one continuation holds: (104 - 2) / 8.
@@ -142,6 +142,18 @@ pub enum EventKind {
     },
     /// What is remembered, and for how long, from here on.
     PolicySet { policy: Policy },
+    /// Units left for another shard; `total` is what is left here.
+    Withdrawn {
+        origin: Origin,
+        transfer: Transfer,
+        total: u64,
+    },
+    /// Units came from another shard; `total` is the new one.
+    Deposited {
+        origin: Origin,
+        transfer: Transfer,
+        total: u64,
+    },
 }
 
 impl EventKind {
@@ -164,6 +176,8 @@ impl EventKind {
             Self::DeadlinesCredited { .. } => 15,
             Self::Repeated { .. } => 16,
             Self::PolicySet { .. } => 17,
+            Self::Withdrawn { .. } => 18,
+            Self::Deposited { .. } => 19,
         }
     }
 }
@@ -316,6 +330,16 @@ impl Event {
                 decision: (code, a, b),
             } => w.origin(origin).u8(*kind as u8).u8(*code).u64(*a).u64(*b),
             EventKind::PolicySet { policy } => w.policy(policy),
+            EventKind::Withdrawn {
+                origin,
+                transfer,
+                total,
+            }
+            | EventKind::Deposited {
+                origin,
+                transfer,
+                total,
+            } => w.origin(origin).transfer(transfer).u64(*total),
         };
     }
 
@@ -439,6 +463,16 @@ impl Event {
             },
             17 => EventKind::PolicySet {
                 policy: r.policy()?,
+            },
+            18 => EventKind::Withdrawn {
+                origin: r.origin(),
+                transfer: r.transfer()?,
+                total: r.u64(),
+            },
+            19 => EventKind::Deposited {
+                origin: r.origin(),
+                transfer: r.transfer()?,
+                total: r.u64(),
             },
             kind => {
                 return Err(DecodeError::Kind {

@@ -3,8 +3,8 @@
 use super::decision::DecisionWords;
 use super::record::{DecodeError, Reader, Writer};
 use super::{
-    CommandKind, Decision, IdempotencyKey, Line, Origin, PaymentRef, Policy, ReservationId, Rules,
-    SkuId, SkuName, Timestamp, UserId,
+    CommandKind, Decision, IdempotencyKey, Line, Moved, Origin, PaymentRef, Policy, ReservationId,
+    Rules, SkuId, SkuName, Timestamp, Transfer, UserId,
 };
 
 impl Writer<'_> {
@@ -38,6 +38,18 @@ impl Writer<'_> {
             .u64(policy.ended_retention_ms)
             .u32(policy.payment_grace_ms)
             .u32(policy.refused_keys_max)
+    }
+
+    pub(super) fn transfer(&mut self, transfer: &Transfer) -> &mut Self {
+        self.u32(transfer.sku.0)
+            .u16(transfer.from)
+            .u16(transfer.to)
+            .u64(transfer.number)
+            .u64(transfer.units)
+    }
+
+    pub(super) fn moved(&mut self, moved: &Moved) -> &mut Self {
+        self.u64(moved.last).u64(moved.last_units).u64(moved.units)
     }
 
     pub(super) fn rules(&mut self, rules: &Rules) -> &mut Self {
@@ -120,6 +132,32 @@ impl Reader<'_> {
             what: "a SKU's rules",
         })?;
         Ok(rules)
+    }
+
+    pub(super) fn transfer(&mut self) -> Result<Transfer, DecodeError> {
+        let transfer = Transfer {
+            sku: self.sku(),
+            from: self.u16(),
+            to: self.u16(),
+            number: self.u64(),
+            units: self.u64(),
+        };
+        transfer
+            .check()
+            .map_err(|_| DecodeError::Field { what: "a transfer" })?;
+        Ok(transfer)
+    }
+
+    pub(super) fn moved(&mut self) -> Result<Moved, DecodeError> {
+        let moved = Moved {
+            last: self.u64(),
+            last_units: self.u64(),
+            units: self.u64(),
+        };
+        let is_possible = moved.is_possible();
+        is_possible.then_some(moved).ok_or(DecodeError::Field {
+            what: "a sum of transfers",
+        })
     }
 
     pub(super) fn policy(&mut self) -> Result<Policy, DecodeError> {

@@ -35,6 +35,9 @@ pub enum Field {
     Total,
     Rules,
     Change,
+    Units,
+    /// Between which shards, and which number.
+    Transfer,
 }
 
 impl Field {
@@ -51,6 +54,8 @@ impl Field {
             Self::Total => "total",
             Self::Rules => "rules",
             Self::Change => "change",
+            Self::Units => "units",
+            Self::Transfer => "transfer",
         }
     }
 }

@@ -19,10 +19,12 @@ pub enum CommandKind {
     DefineSku = 9,
     SetGate = 10,
     Query = 11,
+    Withdraw = 12,
+    Deposit = 13,
 }
 
 impl CommandKind {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Reserve,
         Self::BeginPayment,
         Self::PaymentFailed,
@@ -34,6 +36,8 @@ impl CommandKind {
         Self::DefineSku,
         Self::SetGate,
         Self::Query,
+        Self::Withdraw,
+        Self::Deposit,
     ];
 
     /// The payload's fields in the order of their fingerprints.
@@ -49,6 +53,7 @@ impl CommandKind {
             Self::DefineSku => &[Field::Sku, Field::Total, Field::Rules],
             Self::SetGate => &[Field::Sku, Field::Change],
             Self::Query => &[],
+            Self::Withdraw | Self::Deposit => &[Field::Sku, Field::Units, Field::Transfer],
         }
     }
 
@@ -70,6 +75,8 @@ impl CommandKind {
             Self::DefineSku => "define_sku",
             Self::SetGate => "set_gate",
             Self::Query => "query",
+            Self::Withdraw => "withdraw",
+            Self::Deposit => "deposit",
         }
     }
 }

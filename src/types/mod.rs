@@ -25,6 +25,7 @@ mod sku;
 mod state;
 mod submit;
 mod time;
+mod transfer;
 
 pub use batch::{
     Batch, BatchHash, BatchHeader, EncodedHead, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX,
@@ -61,3 +62,4 @@ pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};
 pub use submit::{Answers, Sourced, Submit, SubmitError};
 pub use time::{Timestamp, TimestampError};
+pub use transfer::{Account, Deposit, Moved, PoolView, Transfer, TransferError, Withdraw};

@@ -19,6 +19,8 @@ pub enum Bound {
     Skus,
     /// Different hold durations.
     HoldDurations,
+    /// Pairs of a SKU and another shard that units moved to or from, or the sum of what moved between them.
+    Transfers,
 }
 
 macro_rules! refusals {
@@ -99,6 +101,12 @@ refusals! {
     TotalOutOfRange = 22, "total_out_of_range",
     /// See [`Refusal::SkuDiffers`].
     SkuDiffers = 23, "sku_differs",
+    /// See [`Refusal::OtherShard`].
+    OtherShard = 24, "other_shard",
+    /// See [`Refusal::OutOfOrder`].
+    OutOfOrder = 25, "out_of_order",
+    /// See [`Refusal::NothingToMove`].
+    NothingToMove = 26, "nothing_to_move",
 }
 
 /// Why not. Each says what would have to change.
@@ -230,6 +238,22 @@ pub enum Refusal {
         /// What differs.
         field: Field,
     },
+    /// A withdraw goes to the shard that the units leave, a deposit to the one that they come to.
+    OtherShard {
+        /// The shard that it came to instead.
+        shard: u16,
+    },
+    /// A transfer is neither the next between its shards nor the last one again. Below the expected number: it
+    /// was made already. Above: one is missing, bring that first.
+    OutOfOrder {
+        /// The next number.
+        expected: u64,
+    },
+    /// No unit is available to be withdrawn just now.
+    NothingToMove {
+        /// Of which SKU.
+        sku: SkuId,
+    },
 }
 
 impl Refusal {
@@ -259,6 +283,9 @@ impl Refusal {
             Self::ExceedsSold { .. } => RefusalCode::ExceedsSold,
             Self::TotalOutOfRange { .. } => RefusalCode::TotalOutOfRange,
             Self::SkuDiffers { .. } => RefusalCode::SkuDiffers,
+            Self::OtherShard { .. } => RefusalCode::OtherShard,
+            Self::OutOfOrder { .. } => RefusalCode::OutOfOrder,
+            Self::NothingToMove { .. } => RefusalCode::NothingToMove,
         }
     }
 
@@ -271,6 +298,8 @@ impl Refusal {
                 | RefusalCode::UnknownSku
                 | RefusalCode::NotOpen
                 | RefusalCode::Paused
+                | RefusalCode::OutOfOrder
+                | RefusalCode::NothingToMove
         )
     }
 
@@ -355,6 +384,21 @@ impl fmt::Display for Refusal {
                     f,
                     "the SKU is defined with another {field}: change its total by adjust"
                 )
+            }
+            Self::OtherShard { shard } => {
+                write!(
+                    f,
+                    "this is shard {shard}: send a withdraw where units leave, a deposit where they come"
+                )
+            }
+            Self::OutOfOrder { expected } => {
+                write!(
+                    f,
+                    "the next transfer is {expected}: earlier ones are made, bring what is missing first"
+                )
+            }
+            Self::NothingToMove { sku } => {
+                write!(f, "no unit of SKU {sku} is available: try again later")
             }
         }
     }

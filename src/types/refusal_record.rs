@@ -150,11 +150,14 @@ impl Refusal {
             Self::StaleAttempt { current } => (0, 0, 0, current),
             Self::ExceedsSold { line, sku, sold } => (line, sku.0, sold, 0),
             Self::TotalOutOfRange { min } => (0, 0, min, 0),
+            Self::OtherShard { shard } => (0, 0, 0, u32::from(shard)),
             Self::TooLate
             | Self::Busy { .. }
             | Self::UnknownSku { .. }
             | Self::NotOpen { .. }
-            | Self::Paused { .. } => unreachable!("a deferral is not recorded"),
+            | Self::Paused { .. }
+            | Self::OutOfOrder { .. }
+            | Self::NothingToMove { .. } => unreachable!("a deferral is not recorded"),
         };
         RefusalWords {
             code: self.code() as u8,
@@ -225,11 +228,16 @@ impl Refusal {
             RefusalCode::SkuDiffers => Self::SkuDiffers {
                 field: field_of(short)?,
             },
+            RefusalCode::OtherShard => Self::OtherShard {
+                shard: u16::try_from(short).ok()?,
+            },
             RefusalCode::TooLate
             | RefusalCode::Busy
             | RefusalCode::UnknownSku
             | RefusalCode::NotOpen
-            | RefusalCode::Paused => return None,
+            | RefusalCode::Paused
+            | RefusalCode::OutOfOrder
+            | RefusalCode::NothingToMove => return None,
         })
     }
 }
@@ -241,7 +249,7 @@ pub(crate) fn ms_until(stamp: Timestamp, at: Timestamp) -> u32 {
         .min(NOT_BEFORE_NONE - 1)
 }
 
-const FIELDS: [Field; 10] = [
+const FIELDS: [Field; 12] = [
     Field::Lines,
     Field::Reservation,
     Field::PaymentRef,
@@ -252,6 +260,8 @@ const FIELDS: [Field; 10] = [
     Field::Total,
     Field::Rules,
     Field::Change,
+    Field::Units,
+    Field::Transfer,
 ];
 
 fn field_number(field: Field) -> u32 {

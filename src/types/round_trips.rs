@@ -126,10 +126,34 @@ impl Values {
     fn decision(&mut self) -> DecisionWords {
         let (a, b) = (self.upto(u64::MAX), self.upto(u64::MAX));
         let small = u64::from(self.int());
-        match self.long() % 12 + 1 {
+        match self.long() % 14 + 1 {
             code @ (2 | 11 | 12) => (u8::try_from(code).expect("small"), small, b),
             6 => (6, a.max(1), b),
             code => (u8::try_from(code).expect("small"), a, b),
+        }
+    }
+
+    fn transfer(&mut self) -> Transfer {
+        let from = self.short();
+        Transfer {
+            sku: SkuId(self.int()),
+            from,
+            to: from.wrapping_add(self.short().max(1)),
+            number: self.upto(u64::MAX).max(1),
+            units: self.upto(TOTAL_MAX).max(1),
+        }
+    }
+
+    fn moved(&mut self) -> Moved {
+        let last = self.upto(u64::from(u32::MAX));
+        if last == 0 {
+            return Moved::default();
+        }
+        let last_units = self.upto(TOTAL_MAX).max(1);
+        Moved {
+            last,
+            last_units,
+            units: last_units + last - 1 + self.upto(TOTAL_MAX),
         }
     }
 
@@ -232,14 +256,24 @@ impl Values {
                 kind: self.kind(),
                 decision: self.decision(),
             },
-            _ => EventKind::PolicySet {
+            17 => EventKind::PolicySet {
                 policy: self.policy(),
+            },
+            18 => EventKind::Withdrawn {
+                origin,
+                transfer: self.transfer(),
+                total: self.upto(u64::MAX),
+            },
+            _ => EventKind::Deposited {
+                origin,
+                transfer: self.transfer(),
+                total: self.upto(u64::MAX),
             },
         }
     }
 
     fn event(&mut self) -> Event {
-        let number = u8::try_from(self.long() % 17 + 1).expect("small");
+        let number = u8::try_from(self.long() % 19 + 1).expect("small");
         Event {
             sequence: self.upto(u64::MAX),
             at: self.at(),
@@ -252,7 +286,7 @@ impl Values {
     /// With the detail that its record can carry.
     fn refusal(&mut self, stamp: Timestamp) -> RefusalRecord {
         let (line, sku, max) = (self.short(), SkuId(self.int()), self.int());
-        let field = self.pick(&[Field::Lines, Field::Rules, Field::Change]);
+        let field = self.pick(&[Field::Lines, Field::Rules, Field::Change, Field::Transfer]);
         let statuses = [
             HoldStatus::Confirmed,
             HoldStatus::Released,
@@ -303,6 +337,7 @@ impl Values {
                 },
                 Refusal::TotalOutOfRange { min: long },
                 Refusal::SkuDiffers { field },
+                Refusal::OtherShard { shard: line },
             ])
         };
         let (mut origin, mut kind) = (self.origin(), self.kind());
@@ -323,7 +358,7 @@ impl Values {
         let (origin, sku, sale) = (self.origin(), SkuId(self.int()), self.int());
         let (user, reservation, at) = (UserId(self.wide()), self.reservation(), self.at());
         let status = [HoldStatus::Held, HoldStatus::InPayment, HoldStatus::Expired];
-        match self.long() % 11 {
+        match self.long() % 12 {
             0 => StateRecord::Meta {
                 sequence: self.upto(u64::MAX),
                 stamp: at,
@@ -404,6 +439,12 @@ impl Values {
                     ordinal: self.upto(u64::MAX),
                 }
             }
+            10 => StateRecord::Account(Account {
+                sku,
+                peer: self.short(),
+                sent: self.moved(),
+                received: self.moved(),
+            }),
             _ => StateRecord::PaymentOutcome {
                 payment_ref: self.payment(),
                 asked: reservation,
@@ -527,7 +568,7 @@ proptest! {
         for (to, word) in record.chunks_exact_mut(4).zip(bytes) {
             to.copy_from_slice(&word.to_le_bytes());
         }
-        record[0] %= 20;
+        record[0] %= 22;
         record[1] = record::FORMAT_VERSION;
         prop_assert!(event_again(&record).is_none_or(|again| again == record));
         prop_assert!(state_again(&record).is_none_or(|again| again == record));

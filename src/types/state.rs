@@ -8,8 +8,8 @@ use super::record::{
     DecodeError, FORMAT_VERSION, PackedRefusal, RECORD_SIZE, Reader, Record, Writer,
 };
 use super::{
-    CommandKind, HoldStatus, Line, Origin, PaymentRef, Policy, RefusalRecord, ReservationId, Rules,
-    SkuId, SkuName, SourcePosition, Timestamp, UserId,
+    Account, CommandKind, HoldStatus, Line, Origin, PaymentRef, Policy, RefusalRecord,
+    ReservationId, Rules, SkuId, SkuName, SourcePosition, Timestamp, UserId,
 };
 
 /// Lines that one continuation of a state record holds: (112 - 8) / 16.
@@ -116,6 +116,8 @@ pub enum StateRecord {
         bought: Option<ReservationId>,
         decided_at: Timestamp,
     },
+    /// What has moved between this shard and another.
+    Account(Account),
 }
 
 impl StateRecord {
@@ -245,6 +247,11 @@ impl StateRecord {
                 .u64(asked.get())
                 .u64(bought.map_or(0, ReservationId::get))
                 .u64(decided_at.as_micros()),
+            Self::Account(account) => w
+                .u32(account.sku.0)
+                .u16(account.peer)
+                .moved(&account.sent)
+                .moved(&account.received),
         };
         record
     }
@@ -360,6 +367,12 @@ impl StateRecord {
                 bought: r.reservation_or_none(),
                 decided_at: r.at(),
             },
+            12 => Self::Account(Account {
+                sku: r.sku(),
+                peer: r.u16(),
+                sent: r.moved()?,
+                received: r.moved()?,
+            }),
             kind => {
                 return Err(DecodeError::Kind {
                     what: "state record",
@@ -384,6 +397,7 @@ impl StateRecord {
             Self::AcceptedKey { .. } => 9,
             Self::RefusedKey { .. } => 10,
             Self::PaymentOutcome { .. } => 11,
+            Self::Account(_) => 12,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Events that nobody decided, as in a damaged or foreign log: each is refused, by the law that it would break.
 
-use super::{A, ANN, B, BOB, HOLD_MS, Sale, UNKNOWN, cart, confirmed, in_payment, paid};
+use super::{
+    A, ANN, B, BOB, HOLD_MS, Sale, UNKNOWN, cart, confirmed, deposit, in_payment, moving, paid,
+    withdraw,
+};
 use stockade::types::{
     Batch, BatchHeader, CommandKind, Confirm, Disposition, Event, EventKind, Gate, LINES_PER_EVENT,
-    Line, Origin, Reason, Release, ReservationId, Rules, SkuId, Timestamp,
+    Line, Origin, Reason, Release, ReservationId, Rules, SkuId, TOTAL_MAX, Timestamp,
 };
 
 /// What was there, the event that doesn't follow from it, and what its refusal says.
@@ -95,6 +98,22 @@ fn returned(reservation: Option<ReservationId>, sku: SkuId, quantity: u32) -> Ev
     }
 }
 
+fn withdrawn(sku: SkuId, way: (u16, u16), number: u64, units: u64, total: u64) -> EventKind {
+    EventKind::Withdrawn {
+        origin: origin(),
+        transfer: moving(sku, way, number, units),
+        total,
+    }
+}
+
+fn deposited(sku: SkuId, way: (u16, u16), number: u64, units: u64, total: u64) -> EventKind {
+    EventKind::Deposited {
+        origin: origin(),
+        transfer: moving(sku, way, number, units),
+        total,
+    }
+}
+
 const FORGERIES: &[Forgery] = &[
     ("L1: more reserved than available", |sale| {
         held(sale, B, 6, 1)
@@ -178,6 +197,45 @@ const FORGERIES: &[Forgery] = &[
         }
         event
     }),
+    ("L1: more withdrawn than available", |sale| {
+        sale.held(ANN, B, 2);
+        withdrawn(B, (0, 1), 1, 4, 1)
+    }),
+    ("an adjusted total is 3, recorded 4", |_| {
+        withdrawn(B, (0, 1), 1, 2, 4)
+    }),
+    ("withdraws transfer 2 of shard 0, after 0", |_| {
+        withdrawn(B, (0, 1), 2, 1, 4)
+    }),
+    ("shard 0 withdraws transfer 1 of shard 1, after 0", |_| {
+        withdrawn(B, (1, 2), 1, 1, 4)
+    }),
+    ("withdraws transfer 1 of shard 0, after 1", |sale| {
+        sale.ask(withdraw(1, B, (0, 1), 1, 1));
+        withdrawn(B, (0, 1), 1, 1, 3)
+    }),
+    ("SKU #99 is not defined", |_| {
+        withdrawn(UNKNOWN, (0, 1), 1, 1, 0)
+    }),
+    ("L8: a deposit exceeds the largest total", |_| {
+        deposited(B, (1, 0), 1, TOTAL_MAX, TOTAL_MAX + 5)
+    }),
+    ("an adjusted total is 7, recorded 6", |_| {
+        deposited(B, (1, 0), 1, 2, 6)
+    }),
+    ("deposits transfer 2 to shard 0, after 0", |_| {
+        deposited(B, (1, 0), 2, 1, 6)
+    }),
+    ("shard 0 deposits transfer 1 to shard 2, after 0", |_| {
+        deposited(B, (1, 2), 1, 1, 6)
+    }),
+    ("deposits transfer 1 to shard 0, after 1", |sale| {
+        sale.ask(deposit(1, B, (1, 0), 1, 1));
+        deposited(B, (1, 0), 1, 1, 7)
+    }),
+    ("SKU #99 is not defined", |_| {
+        deposited(UNKNOWN, (1, 0), 1, 1, 1)
+    }),
     ("an unknown decision", |_| EventKind::Repeated {
         origin: origin(),
         kind: CommandKind::Confirm,
@@ -206,6 +264,8 @@ fn l7_what_follows_from_the_state_is_taken() {
     assert_eq!(sale.forge(begun(&sale, id, 1)), Ok(()));
     assert_eq!(sale.forge(adjusted(-3, 2)), Ok(()));
     assert_eq!(sale.forge(gate_set(Gate::Close, 1)), Ok(()));
+    assert_eq!(sale.forge(withdrawn(B, (0, 1), 1, 3, 2)), Ok(()));
+    assert_eq!(sale.forge(deposited(B, (1, 0), 1, 3, 8)), Ok(()));
     assert_eq!(sale.ask(Confirm::unpaid(ANN, id)), confirmed(id));
     assert_eq!(sale.forge(returned(Some(id), B, 2)), Ok(()));
 }

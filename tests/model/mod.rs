@@ -7,18 +7,22 @@
 pub(crate) mod pair;
 pub(crate) mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use stockade::allocator::Limits;
 use stockade::types::{
-    Adjust, Answer, Availability, BeginPayment, Bound, Command, CommandKind, Confirm, Confirmation,
-    Decision, DefineSku, Disposition, Expire, Field, Gate, HoldStatus, IdempotencyKey, Kept,
-    LINES_PER_EVENT, Line, Lines, PaymentAttempt, PaymentFailed, PaymentRef, Policy, Query,
-    QueryAnswer, Refusal, Release, Reservation, ReservationId, ReservationView, Reserve, Return,
-    Rules, SaleStatus, SetGate, SkuId, SkuName, SkuView, TOTAL_MAX, Timestamp, UserId,
+    Account, Adjust, Answer, Availability, BeginPayment, Bound, Command, CommandKind, Confirm,
+    Confirmation, Decision, DefineSku, Deposit, Disposition, Expire, Field, Gate, HoldStatus,
+    IdempotencyKey, Kept, LINES_PER_EVENT, Line, Lines, Moved, PaymentAttempt, PaymentFailed,
+    PaymentRef, Policy, PoolView, Query, QueryAnswer, Refusal, Release, Reservation, ReservationId,
+    ReservationView, Reserve, Return, Rules, SaleStatus, SetGate, SkuId, SkuName, SkuView,
+    TOTAL_MAX, Timestamp, Transfer, UserId, Withdraw,
 };
 
 /// Different hold durations that an engine takes.
 const DURATIONS_MAX: usize = 64;
+
+/// The shard that the scripts' batches are of.
+const SHARD: u16 = 0;
 
 #[expect(clippy::struct_excessive_bools, reason = "each gate by its name")]
 struct Sku {
@@ -28,6 +32,7 @@ struct Sku {
     total: u64,
     reserved: u64,
     sold: u64,
+    deltas: i64,
     sale: u32,
     is_open: bool,
     has_ended: bool,
@@ -89,6 +94,9 @@ pub(crate) struct Model {
     counters: BTreeMap<(UserId, SkuId), u32>,
     keys: Vec<Key>,
     outcomes: BTreeMap<PaymentRef, Outcome>,
+    /// Every transfer to and from a peer, the first first.
+    sent: BTreeMap<(SkuId, u16), Vec<u64>>,
+    received: BTreeMap<(SkuId, u16), Vec<u64>>,
 }
 
 impl Model {
@@ -104,6 +112,8 @@ impl Model {
             counters: BTreeMap::new(),
             keys: Vec::new(),
             outcomes: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            received: BTreeMap::new(),
         }
     }
 
@@ -195,6 +205,8 @@ impl Model {
             Command::Adjust(c) => self.adjust(c),
             Command::DefineSku(c) => self.define(c),
             Command::SetGate(c) => self.set_gate(c),
+            Command::Withdraw(c) => self.withdraw(c),
+            Command::Deposit(c) => self.deposit(c),
             _ => panic!("a command that the model does not know"),
         };
         let decision = decided.unwrap_or_else(Decision::Refused);
@@ -215,7 +227,9 @@ impl Model {
                     | Refusal::Busy { .. }
                     | Refusal::UnknownSku { .. }
                     | Refusal::NotOpen { .. }
-                    | Refusal::Paused { .. } => return,
+                    | Refusal::Paused { .. }
+                    | Refusal::OutOfOrder { .. }
+                    | Refusal::NothingToMove { .. } => return,
                     Refusal::RequestLimit { sku, .. }
                     | Refusal::UserLimit { sku, .. }
                     | Refusal::SoldOut { sku, .. } => scope(sku),
@@ -782,9 +796,115 @@ impl Model {
         let total = stock.total.checked_add_signed(c.delta);
         let total = total.filter(|&total| total >= min && total <= TOTAL_MAX);
         stock.total = total.ok_or(Refusal::TotalOutOfRange { min })?;
+        stock.deltas += c.delta;
         self.sequence += 1;
         let total = stock.total;
         Ok(Decision::Adjusted { total })
+    }
+
+    fn withdraw(&mut self, c: &Withdraw) -> Decided {
+        let Transfer {
+            sku,
+            from,
+            to,
+            number,
+            units,
+        } = c.transfer();
+        let made = self.sent.get(&(sku, to)).cloned().unwrap_or_default();
+        let last = made.len() as u64;
+        if from == SHARD && number == last {
+            let units = made[made.len() - 1];
+            return self.unchanged(Some(c.key), Decision::Withdrawn { units });
+        }
+        self.room_for_peer(sku, to)?;
+        let stock = self.skus.get_mut(sku.0 as usize);
+        let stock = stock.ok_or(Refusal::UnknownSku { line: 0 })?;
+        if from != SHARD {
+            return Err(Refusal::OtherShard { shard: SHARD });
+        }
+        if number != last + 1 {
+            let expected = last + 1;
+            return Err(Refusal::OutOfOrder { expected });
+        }
+        let units = units.min(stock.total - stock.reserved - stock.sold);
+        if units == 0 {
+            return Err(Refusal::NothingToMove { sku });
+        }
+        stock.total -= units;
+        self.sequence += 1;
+        self.sent.entry((sku, to)).or_default().push(units);
+        Ok(Decision::Withdrawn { units })
+    }
+
+    fn deposit(&mut self, c: &Deposit) -> Decided {
+        let Transfer {
+            sku,
+            from,
+            to,
+            number,
+            units,
+        } = c.transfer();
+        let made = self.received.get(&(sku, from)).cloned().unwrap_or_default();
+        let last = made.len() as u64;
+        if to == SHARD && number == last && made.last() == Some(&units) {
+            return self.unchanged(Some(c.key), Decision::Deposited { units });
+        }
+        self.room_for_peer(sku, from)?;
+        let stock = self.skus.get_mut(sku.0 as usize);
+        let stock = stock.ok_or(Refusal::UnknownSku { line: 0 })?;
+        if stock.total + units > TOTAL_MAX {
+            let min = stock.reserved + stock.sold;
+            return Err(Refusal::TotalOutOfRange { min });
+        }
+        if to != SHARD {
+            return Err(Refusal::OtherShard { shard: SHARD });
+        }
+        if number != last + 1 {
+            let expected = last + 1;
+            return Err(Refusal::OutOfOrder { expected });
+        }
+        stock.total += units;
+        self.sequence += 1;
+        self.received.entry((sku, from)).or_default().push(units);
+        Ok(Decision::Deposited { units })
+    }
+
+    fn room_for_peer(&self, sku: SkuId, peer: u16) -> Result<(), Refusal> {
+        let known: BTreeSet<_> = self.sent.keys().chain(self.received.keys()).collect();
+        let max = self.limits.transfers_max as usize;
+        if known.len() >= max && !known.contains(&(sku, peer)) {
+            let bound = Bound::Transfers;
+            return Err(Refusal::Busy { bound });
+        }
+        Ok(())
+    }
+
+    fn pool_view(&self, sku: SkuId) -> PoolView {
+        let stock = &self.skus[sku.0 as usize];
+        let peers: BTreeSet<u16> = self
+            .sent
+            .keys()
+            .chain(self.received.keys())
+            .filter(|(of, _)| *of == sku)
+            .map(|&(_, peer)| peer)
+            .collect();
+        let account = |peer| Account {
+            sku,
+            peer,
+            sent: sum_of(self.sent.get(&(sku, peer))),
+            received: sum_of(self.received.get(&(sku, peer))),
+        };
+        PoolView {
+            shard: SHARD,
+            sku,
+            opening: stock.defined_total,
+            deltas: stock.deltas,
+            total: stock.total,
+            available: stock.total - stock.reserved - stock.sold,
+            reserved: stock.reserved,
+            sold: stock.sold,
+            accounts: peers.into_iter().map(account).collect(),
+        }
     }
 
     fn define(&mut self, c: &DefineSku) -> Decided {
@@ -821,6 +941,7 @@ impl Model {
             total: c.total,
             reserved: 0,
             sold: 0,
+            deltas: 0,
             sale: 0,
             is_open: false,
             has_ended: true,
@@ -927,7 +1048,20 @@ impl Model {
                 let known = (sku.0 as usize) < self.skus.len();
                 QueryAnswer::Sku(known.then(|| self.sku_view(*sku)))
             }
+            Query::Pool(sku) => {
+                let known = (sku.0 as usize) < self.skus.len();
+                QueryAnswer::Pool(known.then(|| self.pool_view(*sku)))
+            }
         }
+    }
+}
+
+fn sum_of(moves: Option<&Vec<u64>>) -> Moved {
+    let moves = moves.map_or(&[][..], Vec::as_slice);
+    Moved {
+        last: moves.len() as u64,
+        last_units: moves.last().copied().unwrap_or(0),
+        units: moves.iter().sum(),
     }
 }
 
@@ -945,6 +1079,15 @@ fn is_expired(status: HoldStatus) -> bool {
 
 fn key_of(command: &Command) -> Option<IdempotencyKey> {
     command.origin().key
+}
+
+fn differing(a: Transfer, b: Transfer) -> Vec<(Field, bool)> {
+    let way = |of: Transfer| (of.from, of.to, of.number);
+    vec![
+        (Field::Sku, a.sku != b.sku),
+        (Field::Units, a.units != b.units),
+        (Field::Transfer, way(a) != way(b)),
+    ]
 }
 
 /// The first field of a payload that differs between two commands of one kind.
@@ -985,6 +1128,8 @@ fn difference(first: &Command, now: &Command) -> Option<Field> {
             (Field::Sku, a.sku != b.sku),
             (Field::Change, a.change != b.change),
         ],
+        (Command::Withdraw(a), Command::Withdraw(b)) => differing(a.transfer(), b.transfer()),
+        (Command::Deposit(a), Command::Deposit(b)) => differing(a.transfer(), b.transfer()),
         _ => Vec::new(),
     };
     let differs = fields.into_iter().find(|&(_, differs)| differs);

@@ -7,7 +7,7 @@ use stockade::allocator::{Allocator, Limits};
 use stockade::types::{
     Answer, Availability, Batch, BatchHash, BatchHeader, BeginPayment, Command, Decision, Event,
     Policy, QueryAnswer, Refusal, Reservation, SkuId, SourcePosition, StateRecord, Timestamp,
-    Token,
+    Token, Transfer,
 };
 
 /// What the writer does in a batch besides the commands.
@@ -161,6 +161,18 @@ impl Pair {
                 if let Some(known) = of {
                     known.2 = begun.attempt;
                 }
+            }
+            (Answer::Decided(Decision::Withdrawn { .. }), Command::Withdraw(c)) => {
+                let Transfer {
+                    sku, to, number, ..
+                } = c.transfer();
+                script.numbers[0].insert((sku, to), number);
+            }
+            (Answer::Decided(Decision::Deposited { .. }), Command::Deposit(c)) => {
+                let Transfer {
+                    sku, from, number, ..
+                } = c.transfer();
+                script.numbers[1].insert((sku, from), number);
             }
             (&Answer::Decided(Decision::Refused(refusal)), _) => self.refusals.push(refusal),
             _ => {}

@@ -5,9 +5,10 @@
 
 use stockade::allocator::Limits;
 use stockade::types::{
-    Adjust, BeginPayment, Command, CommandKind, Confirm, DefineSku, Disposition, Expire, Gate,
-    IdempotencyKey, Line, Lines, PaymentFailed, PaymentRef, Policy, Query, Release, ReservationId,
-    Reserve, Return, Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
+    Adjust, BeginPayment, Command, CommandKind, Confirm, DefineSku, Deposit, Disposition, Expire,
+    Gate, IdempotencyKey, Line, Lines, PaymentFailed, PaymentRef, Policy, Query, Release,
+    ReservationId, Reserve, Return, Rules, SetGate, SkuId, SkuName, TOTAL_MAX, Timestamp, Transfer,
+    UserId, Withdraw,
 };
 
 const GATES: [Gate; 7] = [
@@ -20,12 +21,14 @@ const GATES: [Gate; 7] = [
     Gate::EndSale,
 ];
 
-const KINDS: [CommandKind; 5] = [
+const KINDS: [CommandKind; 7] = [
     CommandKind::Reserve,
     CommandKind::Confirm,
     CommandKind::BeginPayment,
     CommandKind::Adjust,
     CommandKind::SetGate,
+    CommandKind::Withdraw,
+    CommandKind::Deposit,
 ];
 
 /// Bytes that are taken one by one; zeros when they are used up.
@@ -34,6 +37,8 @@ pub(crate) struct Script<'a> {
     /// Reservations, with what was last said of their payment.
     pub(crate) reservations: Vec<(ReservationId, UserId, u32)>,
     pub(crate) now: Timestamp,
+    /// The next numbers of transfers, as far as the answers have told: out, in.
+    pub(crate) numbers: [std::collections::BTreeMap<(SkuId, u16), u64>; 2],
 }
 
 impl<'a> Script<'a> {
@@ -42,6 +47,7 @@ impl<'a> Script<'a> {
             bytes,
             reservations: Vec::new(),
             now: Timestamp::MIN,
+            numbers: Default::default(),
         }
     }
 
@@ -101,6 +107,7 @@ impl<'a> Script<'a> {
             },
             4 => Limits {
                 holds_per_user_max: 2,
+                transfers_max: 2,
                 ..roomy
             },
             _ => roomy,
@@ -198,7 +205,7 @@ impl<'a> Script<'a> {
     }
 
     pub(crate) fn command(&mut self) -> Command {
-        match self.below(32) {
+        match self.below(36) {
             0..=9 => self.reserve(),
             10..=12 => {
                 let (id, user, _) = self.reservation();
@@ -255,7 +262,47 @@ impl<'a> Script<'a> {
                 c.key = self.key();
                 c.into()
             }
+            30..=33 => self.transfer(),
             _ => self.query(),
+        }
+    }
+
+    /// Mostly the next one of its kind between this shard and one of two others, or the last one again.
+    fn transfer(&mut self) -> Command {
+        let (sku, peer) = (self.sku(), 1 + u16::from(self.below(2)));
+        let is_deposit = self.below(2) == 1;
+        let known = &self.numbers[usize::from(is_deposit)];
+        let last = known.get(&(sku, peer)).copied().unwrap_or(0);
+        let number = match self.below(8) {
+            0..=4 => last + 1,
+            5..=6 => last.max(1),
+            _ => u64::from(self.below(4)) + 1,
+        };
+        let here = match self.below(24) {
+            23 => 3,
+            _ => 0,
+        };
+        let units = match self.below(24) {
+            23 => TOTAL_MAX,
+            n => u64::from(n) / 8 + 1,
+        };
+        let (from, to) = if is_deposit {
+            (peer, here)
+        } else {
+            (here, peer)
+        };
+        let (user, key) = (self.user(), self.required_key());
+        let transfer = Transfer {
+            sku,
+            from,
+            to,
+            number,
+            units,
+        };
+        if is_deposit {
+            Deposit::new(user, key, transfer).expect("can be").into()
+        } else {
+            Withdraw::new(user, key, transfer).expect("can be").into()
         }
     }
 
@@ -314,10 +361,11 @@ impl<'a> Script<'a> {
     fn query(&mut self) -> Command {
         let (id, ..) = self.reservation();
         let user = self.user();
-        match self.below(4) {
+        match self.below(5) {
             0 => Query::Reservation(id),
             1 => Query::ReservationsOf(user),
             2 => Query::Sku(self.sku()),
+            3 => Query::Pool(self.sku()),
             _ => Query::Status {
                 user,
                 kind: self.pick(&KINDS),

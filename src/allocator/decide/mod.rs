@@ -8,6 +8,7 @@ mod admin;
 mod ending;
 mod payment;
 mod reserve;
+mod transfer;
 
 use super::keys::{Known, difference};
 use super::{Allocator, TOUCHED, Violation};
@@ -139,6 +140,8 @@ impl Allocator {
                 Command::Adjust(c) => self.adjust(c, &origin, batch)?,
                 Command::DefineSku(c) => self.define(c, &origin, batch)?,
                 Command::SetGate(c) => self.set_gate(c, &origin, batch)?,
+                Command::Withdraw(c) => self.withdraw(c, &origin, batch)?,
+                Command::Deposit(c) => self.deposit(c, &origin, batch)?,
                 Command::Query(_) => unreachable!("answered above"),
             },
         };

@@ -103,7 +103,9 @@ impl Changes {
             | EventKind::Returned { .. }
             | EventKind::DeadlinesCredited { .. }
             | EventKind::Repeated { .. }
-            | EventKind::PolicySet { .. } => return None,
+            | EventKind::PolicySet { .. }
+            | EventKind::Withdrawn { .. }
+            | EventKind::Deposited { .. } => return None,
         })
     }
 }

@@ -1,0 +1,286 @@
+//! Hot SKU pools: one SKU, split over several writers, sold as one.
+//!
+//! Every [`Pool`] is a shard with a writer and a log of its own and part of the units. A user belongs to one pool
+//! ([`pool_of`]), so his limits and keys stay in one writer; units move between pools, users never do.
+//!
+//! ```text
+//!  user ── pool_of ──► pool 0 ◄── withdraw, deposit ──► pool 1   pool 2   pool 3
+//!                         ▲                                ▲        ▲        ▲
+//!                      reserve                             `── balancer: step() ──'
+//! ```
+//!
+//! **No unit is lost or doubled.** A transfer is a withdraw at one pool and then a deposit at the other, both under one
+//! number, which both pools keep for ever. What the sender counts as sent and the receiver not as received is in flight; any
+//! balancer finds it by asking both, and finishes it before it moves anything else between them. So a process may die
+//! between the halves, messages may be repeated or come late, and several balancers may run. I1: a balancer takes the
+//! number of a withdraw from the *receiver*, so a number proves that the one before it has arrived.
+//! [`audit`] checks the sum: units in the pools and in flight are those that were ever brought in.
+//!
+//! **What users are told.** A pool that is short asks the others through [`Pools::want`]; they are told [`NotReserved::Moving`], not
+//! sold out, as long as the pools together have what was asked for, by their last committed batches, or units are on
+//! their way through a balancer of this process. The last units drain to where they are wanted, and a pool that was
+//! brought units for a request keeps them for it for a while ([`SETTLE`]). A transfer takes a commit in each of two pools:
+//! milliseconds. A process that does not balance may report a SKU sold out for that long.
+//!
+//! **What stays with you.** The number of pools of a SKU and their order are fixed for a sale: another number is
+//! another pool for most users, whose limits would begin anew. Pools define, open and close the SKU each for itself, and
+//! `adjust` goes to any of them. A cart's lines lie in one pool. Nothing here knows a transport: a [`Pool`] is an engine of
+//! this process ([`EnginePool`]) or whatever else takes a command and brings its answer.
+
+mod audit;
+mod balance;
+mod carry;
+mod engine;
+
+pub use audit::{InFlight, PoolsAudit, audit};
+pub use balance::{Balancing, SETTLE};
+pub use carry::TransferError;
+pub use engine::{EnginePool, NotReserved, Reserving};
+
+use crate::engine::CommandError;
+use crate::types::{
+    Availability, Deposit, PoolView, ReservationId, SkuId, UserId, Withdraw, halves,
+};
+use balance::Balance;
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One pool of one SKU, as router and balancer reach it.
+pub trait Pool: Send + Sync {
+    /// Its shard.
+    fn shard(&self) -> u16;
+
+    /// The SKU's index there.
+    fn sku(&self) -> SkuId;
+
+    /// Its stock as of the last committed batch; must not wait. `None` while nothing is known.
+    fn stock(&self) -> Option<Availability>;
+
+    /// Its answer to [`Query::Pool`](crate::types::Query::Pool).
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn view(&self) -> Result<PoolView, CommandError>;
+
+    /// Submits the command and waits for its answer.
+    ///
+    /// # Errors
+    /// Why it brought nothing, or that nobody knows: then the balancer looks again.
+    fn withdraw(&self, command: Withdraw) -> Result<u64, CommandError>;
+
+    /// Submits the command and waits for its answer.
+    ///
+    /// # Errors
+    /// Why it brought nothing, or that nobody knows: then the balancer looks again.
+    fn deposit(&self, command: Deposit) -> Result<u64, CommandError>;
+}
+
+/// The index of a user's pool among so many. Stable for ever: his limits and keys are there.
+///
+/// ```
+/// # use stockade::{pools::pool_of, types::UserId};
+/// let ann = UserId::from_text("ann@example.com");
+/// assert_eq!(pool_of(ann, 4), pool_of(ann, 4));
+/// assert_eq!(pool_of(ann, 1), 0);
+/// ```
+///
+/// # Panics
+/// If there are no pools.
+pub fn pool_of(user: UserId, pools: usize) -> usize {
+    assert!(pools > 0, "a SKU has at least one pool");
+    // SplitMix64's finalizer (Steele, Lea, Flood 2014) over both halves; the upper bits choose, without a bias that
+    // could be seen.
+    let [low, high] = halves(user.0);
+    let mut z = low ^ high.rotate_left(32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    let scaled = (u128::from(z) * pools as u128) >> 64;
+    usize::try_from(scaled).unwrap_or(0)
+}
+
+/// Pools can't be put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolsError {
+    /// There is none.
+    #[error("a SKU has at least one pool: give one")]
+    None,
+    /// Two have one shard, so transfers between them could not be told apart.
+    #[error("two pools are of shard {0}: give each pool's engine a shard of its own")]
+    SameShard(u16),
+}
+
+/// Where units are that a user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// His pool has them.
+    Here,
+    /// The pools together have them, or some are on their way: the balancer has been told. Ask again in milliseconds.
+    Elsewhere,
+    /// All pools together have fewer.
+    Nowhere,
+}
+
+/// The stock of all pools: a sum of snapshots that were taken one after the other. Units that move at the moment are in
+/// none or, rarely, in two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "each is the sum of what it names")]
+pub struct PooledStock {
+    pub available: u64,
+    pub reserved: u64,
+    pub sold: u64,
+    pub total: u64,
+}
+
+/// The pools of one SKU: routes users, sums stock, and moves units. All methods may be called from any thread.
+pub struct Pools<P> {
+    pools: Vec<P>,
+    /// Per pool the smallest request that it could not serve since the last step; `u64::MAX` for none.
+    wanted: Vec<AtomicU64>,
+    /// Odd while units may be on their way through this process.
+    moves: AtomicU64,
+    balance: Mutex<Balance>,
+    /// Whether somebody waits for units, and who sleeps until then.
+    is_wanted: Mutex<bool>,
+    woken: Condvar,
+}
+
+const NOTHING: u64 = u64::MAX;
+
+impl<P: Pool> Pools<P> {
+    /// In this order for the whole sale: it decides whose users are whose.
+    ///
+    /// # Errors
+    /// None, or two of one shard.
+    pub fn new(pools: Vec<P>) -> Result<Self, PoolsError> {
+        if pools.is_empty() {
+            return Err(PoolsError::None);
+        }
+        for (at, pool) in pools.iter().enumerate() {
+            let shard = pool.shard();
+            if pools[..at].iter().any(|other| other.shard() == shard) {
+                return Err(PoolsError::SameShard(shard));
+            }
+        }
+        Ok(Self {
+            wanted: pools.iter().map(|_| AtomicU64::new(NOTHING)).collect(),
+            // Until the first step nobody knows what a predecessor left in flight.
+            moves: AtomicU64::new(1),
+            balance: Mutex::new(Balance::of(pools.len())),
+            is_wanted: Mutex::new(false),
+            woken: Condvar::new(),
+            pools,
+        })
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> &[P] {
+        &self.pools
+    }
+
+    /// The pool of a user.
+    pub fn of(&self, user: UserId) -> &P {
+        &self.pools[pool_of(user, self.pools.len())]
+    }
+
+    /// The pool that made a reservation; `None` if it was none of these.
+    pub fn of_reservation(&self, reservation: ReservationId) -> Option<&P> {
+        let mut pools = self.pools.iter();
+        pools.find(|pool| pool.shard() == reservation.shard())
+    }
+
+    /// The stock of all.
+    pub fn stock(&self) -> PooledStock {
+        let mut sum = PooledStock::default();
+        for stock in self.pools.iter().filter_map(Pool::stock) {
+            sum.available += stock.available;
+            sum.reserved += stock.reserved;
+            sum.sold += stock.sold;
+            sum.total += stock.total;
+        }
+        sum
+    }
+
+    /// Where units are that a user wants, and if not in his pool, tells the balancer. To be asked before a reservation is
+    /// submitted, so that nothing is recorded in vain, and again when it was refused as sold out.
+    pub fn want(&self, user: UserId, units: u32) -> Whereabouts {
+        let index = pool_of(user, self.pools.len());
+        let units = u64::from(units);
+        // A move begins before its units leave and ends after they have come: where both looks see the same even number,
+        // none was on its way in between.
+        let before = self.moves.load(Ordering::Acquire);
+        let here = self.pools[index].stock().map_or(0, |stock| stock.available);
+        if here >= units {
+            return Whereabouts::Here;
+        }
+        let everywhere = self.stock().available;
+        let after = self.moves.load(Ordering::Acquire);
+        let is_moving = before % 2 == 1 || before != after;
+        if everywhere < units && !is_moving {
+            return Whereabouts::Nowhere;
+        }
+        self.wanted[index].fetch_min(units, Ordering::AcqRel);
+        self.wake();
+        Whereabouts::Elsewhere
+    }
+
+    fn wake(&self) {
+        *self.is_wanted.lock() = true;
+        self.woken.notify_one();
+    }
+
+    /// Whether the laws hold over all pools, at one moment: pools whose accounts did not change between two looks at all of
+    /// them are as they were between the looks.
+    ///
+    /// # Errors
+    /// If a pool does not answer, or other processes move units all the time: ask again.
+    pub fn audit(&self) -> Result<PoolsAudit, TransferError> {
+        // Nobody moves through this process meanwhile.
+        let _still = self.balance.lock();
+        let mut views = self.views()?;
+        for _ in 0..LOOKS_MAX {
+            let again = self.views()?;
+            let pairs = views.iter().zip(&again);
+            if pairs.fold(true, |same, (a, b)| same && a.accounts == b.accounts) {
+                return Ok(audit(&again));
+            }
+            views = again;
+        }
+        Err(TransferError::NeverStill)
+    }
+
+    fn views(&self) -> Result<Vec<PoolView>, TransferError> {
+        self.pools.iter().map(carry::view).collect()
+    }
+}
+
+/// Pairs of looks at all pools before an audit gives up.
+const LOOKS_MAX: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_spread_evenly_and_stay_where_they_are() {
+        let mut counts = [0_u32; 5];
+        for number in 0..50_000_u64 {
+            let user = UserId::from(number);
+            counts[pool_of(user, 5)] += 1;
+        }
+        // 10,000 expected; 5 standard deviations are 450.
+        assert!(
+            counts.iter().all(|n| n.abs_diff(10_000) < 450),
+            "{counts:?}"
+        );
+        let of_text = (0..10_000).map(|n| pool_of(UserId::from_text(&format!("user {n}")), 4));
+        let first = of_text.filter(|&pool| pool == 0).count();
+        assert!(first.abs_diff(2_500) < 220, "{first}");
+        // For ever: these users' limits and keys are there.
+        let known: Vec<usize> = (0..16_u64).map(|n| pool_of(UserId::from(n), 4)).collect();
+        assert_eq!(known, KNOWN);
+    }
+
+    const KNOWN: [usize; 16] = [0, 1, 3, 0, 2, 2, 3, 0, 3, 2, 0, 0, 0, 3, 0, 0];
+}
