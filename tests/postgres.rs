@@ -1059,13 +1059,17 @@ impl Pair {
         }
     }
 
-    /// Kills the primary, with what the standby hasn't got, and makes the standby one.
-    fn fail_over(&mut self) {
+    /// Kills the primary, with what the standby hasn't got, and makes the standby one. Gives the units reserved there before
+    /// anybody could write to it.
+    fn fail_over(&mut self) -> i64 {
         self.primary.kill();
         self.link.close();
+        let row = sql(&self.on_standby()).query_one("SELECT reserved FROM inventory", &[]);
+        let reserved = row.expect("one").get(0);
         let mut standby = connect(&url(self.standby.port()));
         let promoted = standby.query_one("SELECT pg_promote(true, 60)", &[]);
         assert!(promoted.expect("a promotion").get::<_, bool>(0));
+        reserved
     }
 }
 
@@ -1081,9 +1085,7 @@ fn a_standby_server_that_is_promoted_without_the_last_batches_is_given_them_agai
     pair.catch_up(&handle, sku);
     pair.link.stall();
     held.extend((20..40).map(|user| reserve(&handle, user, sku).expect("a unit")));
-    pair.fail_over();
-    let row = sql(&pair.on_standby()).query_one("SELECT reserved FROM inventory", &[]);
-    assert_eq!(row.expect("one").get::<_, i64>(0), 20, "the tail was lost");
+    assert_eq!(pair.fail_over(), 20, "the tail was lost");
     held.push(reserve(&handle, 99, sku).expect("a unit"));
     let report = engine.shutdown(PATIENCE);
     assert!(report.is_clean, "{report:?}");
@@ -1102,7 +1104,7 @@ fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
     pair.catch_up(&handle, sku);
     pair.link.stall();
     reserve(&handle, 2, sku).expect("a unit");
-    pair.fail_over();
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
     // A heartbeat may have found it before.
     let untold = reserve(&handle, 3, sku).expect_err("no answer");
     assert!(matches!(
