@@ -8,11 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![expect(clippy::print_stdout, reason = "a report")]
 
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "shared with tests that use more of it"
-)]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../tests/servers/mod.rs"]
 mod servers;
 

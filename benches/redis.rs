@@ -10,7 +10,7 @@
 #![expect(clippy::cast_precision_loss, reason = "rates are for people")]
 
 #[path = "../tests/servers/mod.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared with the tests")]
+#[expect(dead_code, reason = "shared with the tests")]
 mod servers;
 
 use servers::Server;

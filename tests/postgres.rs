@@ -10,7 +10,8 @@ mod servers;
 
 use postgres::NoTls;
 use postgres::error::SqlState;
-use servers::{Proxy, Server};
+use servers::Server;
+use servers::proxy::Proxy;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Duration;

@@ -6,7 +6,7 @@ mod hints;
 mod outages;
 
 #[path = "../servers/mod.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared by several test programs")]
+#[expect(dead_code, reason = "shared by several test programs")]
 mod servers;
 mod versions;
 

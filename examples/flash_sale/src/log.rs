@@ -90,6 +90,10 @@ impl PostgresUrl {
         options
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "it fails where the feature is missing"
+    )]
     fn attach(&self, builder: EngineBuilder) -> Result<(EngineBuilder, Stop)> {
         let store = stockade::postgres::PostgresStore::new(self.options());
         let stop = store.stop_handle();

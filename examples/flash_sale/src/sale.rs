@@ -152,10 +152,7 @@ pub(crate) fn open(
     }
     if handle.skus().is_empty() {
         engine.shutdown(Duration::from_secs(5));
-        bail!(
-            "{} holds no SKU and none is given: pass --sku NAME=UNITS",
-            log
-        );
+        bail!("{log} holds no SKU and none is given: pass --sku NAME=UNITS");
     }
     Ok(engine)
 }

@@ -3,7 +3,7 @@
 
 mod common;
 #[path = "../../../tests/servers/mod.rs"]
-#[expect(dead_code, unreachable_pub, reason = "it serves other tests too")]
+#[expect(dead_code, reason = "it serves other tests too")]
 mod servers;
 
 use common::{ONE, Server, flash_sale, serve_shared, token};
