@@ -106,14 +106,14 @@ impl KafkaCluster {
         timeout: Duration,
         on_delivery: OnDelivery,
     ) -> Result<Producer, KafkaError> {
-        Self::produce(self.producing(timeout.as_millis()), on_delivery)
+        Self::produce(&self.producing(timeout.as_millis()), on_delivery)
     }
 
     /// The same, and one message after another: each is tried for ever, and none arrives after one that can't.
     pub(super) fn gapless_producer(&self, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
         let mut config = self.producing(0);
         config.set("enable.gapless.guarantee", "true");
-        Self::produce(config, on_delivery)
+        Self::produce(&config, on_delivery)
     }
 
     fn producing(&self, timeout_ms: u128) -> ClientConfig {
@@ -126,7 +126,7 @@ impl KafkaCluster {
         config
     }
 
-    fn produce(config: ClientConfig, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
+    fn produce(config: &ClientConfig, on_delivery: OnDelivery) -> Result<Producer, KafkaError> {
         config
             .create_with_context(Deliveries(on_delivery))
             .map_err(|error| KafkaError::setting(&error))
