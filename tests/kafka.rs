@@ -942,7 +942,7 @@ fn loses_its_tail(topics: &Topics, lost_batches: u64, new_batches: u64) {
     sell(&engine.handle(), 300..310);
     ends(engine);
     let wanted = events(JournalReader::new(&lost));
-    let (_, read) = published(&topics, &wanted);
+    let (_, read) = published(topics, &wanted);
     let (before, after) = read.split_at(told.len());
     let as_published = |events: &[Event]| -> Vec<Published> {
         events.iter().cloned().map(Published::Event).collect()
