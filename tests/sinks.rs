@@ -7,7 +7,7 @@ use stockade::engine::{Engine, EngineBuilder, Handle};
 use stockade::events::{EventSink, SinkError};
 use stockade::store::journal::Retention;
 use stockade::store::{
-    JournalOptions, JournalReader, JournalStore, MemoryLog, MemoryStore, ReadLog,
+    JournalOptions, JournalReader, JournalStore, MemoryLog, MemoryStore, ReadLog, StoreError,
 };
 use stockade::types::{Batch, DefineSku, Gate, Reserve, SetGate, SkuId, SkuName, UserId};
 
@@ -88,8 +88,10 @@ fn sell(handle: &Handle, users: std::ops::Range<u64>) {
 }
 
 fn shut_down(engine: Engine) {
+    let handle = engine.handle();
     let report = engine.shutdown(WITHIN);
-    assert!(report.is_clean && report.is_announced, "{report:?}");
+    let is_whole = report.is_clean && report.is_announced;
+    assert!(is_whole, "{report:?}, {:?}", handle.health());
 }
 
 fn last_sequence(mut log: impl ReadLog) -> u64 {
@@ -179,55 +181,114 @@ fn a_journal_gives_what_it_has_and_says_what_it_has_not() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut options = JournalOptions::new(dir.path());
     (options.segment_size, options.first_segment_size) = (16 << 10, 16 << 10);
-    (options.snapshot_every_bytes, options.retention) = (Some(32 << 10), Retention::Delete);
-    let builder = || {
+    options.snapshot_every_bytes = Some(32 << 10);
+    let log = || JournalReader::new(dir.path());
+    let builder = |options: &JournalOptions| {
         let store = JournalStore::new(options.clone());
-        Engine::builder()
-            .store(store)
-            .log(JournalReader::new(dir.path()))
+        Engine::builder().store(store).log(log())
     };
-    let follower = Lasting {
+    let sink = || Lasting {
         knows: true,
         ..Lasting::default()
     };
-    let begins_at = || {
-        let mut first = None;
-        let read = JournalReader::new(dir.path()).read(1, &mut |batch| {
-            first = Some(batch.header.number);
-            false
-        });
-        read.expect("the log is whole");
-        first
-    };
-    let mut life = 0;
-    // Snapshots are made beside the writer: until the second covers the first batches.
-    while begins_at() <= Some(1) {
-        assert!(life < 20, "the log's beginning stays");
-        let engine = builder()
+    let told = |sink: &Lasting| sink.with(|has| (has.sequences.clone(), has.gaps.clone()));
+    let follower = sink();
+    for life in 0..3 {
+        let engine = builder(&options)
             .sink(follower.clone())
             .start()
             .expect("it recovers");
         if life == 0 {
             open(&engine.handle());
         }
+        sell(&engine.handle(), life * 10_000..life * 10_000 + 1_000);
+        shut_down(engine);
+    }
+    let (sequences, gaps) = told(&follower);
+    let wanted: Vec<u64> = (1..=last_sequence(log())).collect();
+    assert_eq!(gaps, [], "all of it is there, before the snapshots too");
+    assert!(
+        sequences == wanted,
+        "{} of {} events",
+        sequences.len(),
+        wanted.len()
+    );
+    // The log's beginning is deleted, once the second newest snapshot covers it.
+    options.retention = Retention::Delete;
+    let begins_at = || {
+        let mut first = None;
+        let read = log().read(1, &mut |batch| {
+            first = Some(batch.header.number);
+            false
+        });
+        read.expect("the log is whole");
+        first
+    };
+    let stood_at = follower.with(|has| has.last_batch);
+    let mut life = 10;
+    while begins_at() <= Some(stood_at + 1) {
+        assert!(life < 30, "the log's beginning stays");
+        let engine = builder(&options).start().expect("it recovers");
         sell(&engine.handle(), life * 10_000..life * 10_000 + 2_000);
         shut_down(engine);
         life += 1;
     }
-    let (sequences, gaps) = follower.with(|has| (has.sequences.clone(), has.gaps.clone()));
-    let last = last_sequence(JournalReader::new(dir.path()));
-    assert_eq!(gaps, [], "it was never further back than the log");
-    assert!(sequences.is_sorted_by(|a, b| a + 1 == *b) && sequences.last() == Some(&last));
-    // The log's beginning is deleted: a new sink is told, and gets the rest.
-    let late = Lasting {
+    let late = sink();
+    for (sink, from) in [(&follower, stood_at + 1), (&late, 1)] {
+        sink.with(|has| has.sequences.clear());
+        let engine = builder(&options)
+            .sink(sink.clone())
+            .start()
+            .expect("it recovers");
+        shut_down(engine);
+        let (sequences, gaps) = told(sink);
+        let [(begins, to)] = gaps[..] else {
+            panic!("one gap, before all that is there: {gaps:?}");
+        };
+        assert!(begins == from && to > from, "{gaps:?}");
+        assert!(
+            sequences.is_sorted_by(|a, b| a + 1 == *b),
+            "nothing else is missing"
+        );
+        assert_eq!(sequences.last(), Some(&last_sequence(log())));
+    }
+}
+
+/// A log whose batches before this one are gone.
+struct Cut(MemoryLog, u64);
+
+impl ReadLog for Cut {
+    fn read(&mut self, from: u64, take: &mut dyn FnMut(&Batch) -> bool) -> Result<(), StoreError> {
+        self.0.read(from.max(self.1), take)
+    }
+}
+
+#[test]
+fn a_log_that_begins_after_all_that_was_missed_is_a_gap_and_not_waited_for() {
+    let log = MemoryLog::default();
+    let builder = || Engine::builder().store(MemoryStore::on(&log));
+    let engine = builder().start().expect("it starts");
+    open(&engine.handle());
+    shut_down(engine);
+    let (mut batches, events) = (0, last_sequence(log.clone()));
+    let read = log.clone().read(1, &mut |batch| {
+        batches = batch.header.number;
+        true
+    });
+    read.expect("the log is whole");
+    let sink = Lasting {
         knows: true,
         ..Lasting::default()
     };
-    shut_down(builder().sink(late.clone()).start().expect("it recovers"));
-    let (sequences, gaps) = late.with(|has| (has.sequences.clone(), has.gaps.clone()));
-    let [(1, to)] = gaps[..] else {
-        panic!("one gap from the beginning: {gaps:?}");
-    };
-    assert!(to > 1 && sequences.is_sorted_by(|a, b| a + 1 == *b));
-    assert_eq!(sequences.last(), Some(&last));
+    let cut = Cut(log.clone(), batches + 1);
+    let engine = builder()
+        .log(cut)
+        .sink(sink.clone())
+        .start()
+        .expect("it recovers");
+    sell(&engine.handle(), 0..2);
+    shut_down(engine);
+    let (sequences, gaps) = sink.with(|has| (has.sequences.clone(), has.gaps.clone()));
+    assert_eq!(gaps, [(1, batches + 1)]);
+    assert_eq!(sequences, [events + 1, events + 2]);
 }

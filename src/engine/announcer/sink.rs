@@ -137,11 +137,14 @@ impl Sink {
         let (mut next, mut failed) = (from, None);
         let read = log.read(from, &mut |batch| {
             let number = batch.header.number;
+            // Where the log begins later, what is before is gone.
+            let begins = number.min(to);
+            if begins > next {
+                self.sink.gap(next, begins);
+                next = begins;
+            }
             if number >= to {
                 return false;
-            }
-            if number > next {
-                self.sink.gap(next, number);
             }
             if !batch.is_empty()
                 && let Err(error) = self.sink.publish(batch)

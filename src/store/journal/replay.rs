@@ -95,12 +95,17 @@ pub(super) fn read_from(
     let has_first = all
         .first()
         .is_some_and(|first| first.header.base_number == 0);
-    let snapshot = snapshot::newest(disk, None, &mut Vec::new())?;
+    let newest_of = |is_wanted: &dyn Fn(u64) -> bool| {
+        snapshot::newest_of(disk, None, is_wanted, &mut Vec::new())
+    };
+    // The one that is nearest before what is asked for; without one and without the log's beginning, whatever there is.
+    let snapshot = match newest_of(&|batch| batch < from)? {
+        None if !has_first => newest_of(&|_| true)?,
+        before => before,
+    };
     let (first, chain) = match snapshot {
-        Some(header) if !has_first || header.chain.number < from => {
-            (header.next_segment, header.chain)
-        }
-        _ => (0, ChainEnd::default()),
+        Some(header) => (header.next_segment, header.chain),
+        None => (0, ChainEnd::default()),
     };
     let after: Vec<Segment> = all
         .into_iter()

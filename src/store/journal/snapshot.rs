@@ -283,9 +283,19 @@ pub(super) fn newest(
     shard: Option<u16>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<SnapshotHeader>, StoreError> {
+    newest_of(disk, shard, |_| true, warnings)
+}
+
+/// The newest usable snapshot of those that stand on such a batch.
+pub(super) fn newest_of(
+    disk: &dyn Disk,
+    shard: Option<u16>,
+    is_wanted: impl Fn(u64) -> bool,
+    warnings: &mut Vec<String>,
+) -> Result<Option<SnapshotHeader>, StoreError> {
     let batches =
         snapshots(disk).map_err(|error| io_failed(&error, disk.path(), "listing the directory"))?;
-    for batch in batches {
+    for batch in batches.into_iter().filter(|&batch| is_wanted(batch)) {
         match verify(disk, batch) {
             Ok(header) if shard.is_some_and(|shard| shard != header.shard) => {
                 let what = format!("the snapshot is of shard {}", header.shard);
