@@ -20,7 +20,38 @@
 //! sold out, as long as the pools together have what was asked for, by their last committed batches, or units are on
 //! their way through a balancer of this process. The last units drain to where they are wanted, and a pool that was
 //! brought units for a request keeps them for it for a while ([`SETTLE`]). A transfer takes a commit in each of two pools:
-//! milliseconds. A process that does not balance may report a SKU sold out for that long.
+//! milliseconds. A process that does not balance may report a SKU sold out for that long; one that does takes a first step
+//! before it serves users, so that it knows what a predecessor left in flight. While a pool does not answer its balancer, nobody
+//! is told sold out: what is there may come.
+//!
+//! ```
+//! use std::time::Duration;
+//! use stockade::Engine;
+//! use stockade::pools::{EnginePool, NotReserved, Pools};
+//! use stockade::types::{DefineSku, Gate, SetGate, SkuName, UserId};
+//!
+//! let (mut engines, mut pools) = (Vec::new(), Vec::new());
+//! for (shard, units) in [(0, 0), (1, 1)] {
+//!     let engine = Engine::builder().shard(shard).start()?;
+//!     let (handle, admin) = (engine.handle(), UserId::from_text("admin"));
+//!     let sku = handle.define_sku(DefineSku::new(admin, SkuName::new("HOT")?, units))?.wait()?;
+//!     handle.set_gate(SetGate::new(admin, sku, Gate::Open))?.wait()?;
+//!     pools.push(EnginePool::new(handle, sku)?);
+//!     engines.push(engine);
+//! }
+//! let pools = Pools::new(pools)?;
+//! // `balance` starts a thread that steps; here the clock stands still.
+//! pools.step(Duration::ZERO)?;
+//!
+//! let ann = UserId::from(0); // of the first pool, which has nothing
+//! assert!(matches!(pools.reserve(ann, 1, None), Err(NotReserved::Moving)));
+//! assert_eq!(pools.step(Duration::ZERO)?, 1);
+//! assert!(pools.reserve(ann, 1, None)?.wait().is_ok());
+//!
+//! let report = pools.audit()?;
+//! assert!(report.is_ok() && report.total == 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! **What stays with you.** The number of pools of a SKU and their order are fixed for a sale: another number is
 //! another pool for most users, whose limits would begin anew. Pools define, open and close the SKU each for itself, and
@@ -138,7 +169,7 @@ pub struct Pools<P> {
     pools: Vec<P>,
     /// Per pool the smallest request that it could not serve since the last step; `u64::MAX` for none.
     wanted: Vec<AtomicU64>,
-    /// Odd while units may be on their way through this process.
+    /// Odd while units may be on their way, as far as the steps of this process know.
     moves: AtomicU64,
     balance: Mutex<Balance>,
     /// Whether somebody waits for units, and who sleeps until then.
@@ -149,7 +180,8 @@ pub struct Pools<P> {
 const NOTHING: u64 = u64::MAX;
 
 impl<P: Pool> Pools<P> {
-    /// In this order for the whole sale: it decides whose users are whose.
+    /// In this order for the whole sale: it decides which users are whose. Where this process balances, take a first
+    /// [`step`](Self::step) before users are served.
     ///
     /// # Errors
     /// None, or two of one shard.
@@ -165,8 +197,7 @@ impl<P: Pool> Pools<P> {
         }
         Ok(Self {
             wanted: pools.iter().map(|_| AtomicU64::new(NOTHING)).collect(),
-            // Until the first step nobody knows what a predecessor left in flight.
-            moves: AtomicU64::new(1),
+            moves: AtomicU64::new(0),
             balance: Mutex::new(Balance::of(pools.len())),
             is_wanted: Mutex::new(false),
             woken: Condvar::new(),
