@@ -40,7 +40,7 @@ need initdb postgresql
 need psql postgresql-client
 need redis-server redis-server
 need redis-cli redis-tools
-need java default-jre-headless
+need java openjdk-17-jre-headless
 need mvn maven
 need make make
 
@@ -74,6 +74,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc -p stockade --all-features --no-deps --quie
 cargo test -p stockade --all-features --test telemetry --quiet
 
 step "real servers"
+tests/servers/kafka.sh --fetch
 cargo test -p stockade --features postgres,redis,kafka --test postgres --test redis --test kafka --quiet
 cargo test -p flash-sale --features postgres,redis --test takeover --test shared --quiet
 
