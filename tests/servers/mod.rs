@@ -1,11 +1,6 @@
 //! Real servers for tests: each runs in a temporary folder and on a free port, under a script of its kind beside this file, and
 //! ends with the test. A test may kill one, pause it, and start it again on what it left.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "servers run in real time, and tell by their port alone that they are up; not every package disallows it"
-)]
-
 pub(crate) mod proxy;
 
 use rustix::process::{Pid, Signal, kill_process};
