@@ -352,3 +352,58 @@ fn a_unit_that_was_brought_for_a_request_waits_for_it_and_then_goes_on() -> Test
     assert_eq!(pools.want(here, 1), Whereabouts::Here);
     Ok(())
 }
+
+/// Two processes balance the same pools. Neither knows what moves through the other, so buyers of one may hear "sold out"
+/// for the time of a transfer; but no unit is lost or doubled.
+#[test]
+fn two_balancers_lose_and_double_nothing() -> TestResult {
+    const TOTAL: u64 = 2_000;
+    let engines: Result<Vec<_>, _> = (0..POOLS)
+        .map(|shard| engine(shard, MemoryStore::new()))
+        .collect();
+    let engines = engines?;
+    for engine in &engines {
+        open(engine, TOTAL / 4)?;
+    }
+    let mut sides = Vec::new();
+    for _ in 0..2 {
+        let pools: Result<Vec<_>, _> = engines.iter().map(pool).collect();
+        let pools = Arc::new(Pools::new(pools?)?);
+        let clock = Arc::new(SystemClock::new());
+        let balancing = pools.balance(clock, Duration::from_millis(1))?;
+        sides.push((pools, balancing));
+    }
+    let (next, held) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for (pools, _) in sides.iter().chain(&sides) {
+            scope.spawn(|| {
+                while held.load(Ordering::Acquire) < TOTAL {
+                    let user = user(next.fetch_add(1, Ordering::Relaxed));
+                    let asked = pools.reserve(user, 1, None);
+                    match asked.and_then(stockade::pools::Reserving::wait) {
+                        Ok(_) => {
+                            held.fetch_add(1, Ordering::AcqRel);
+                        }
+                        Err(
+                            NotReserved::Moving
+                            | NotReserved::Raced
+                            | NotReserved::Command(CommandError::Refused(_)),
+                        ) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+    });
+    let (pools, balancing): (Vec<_>, Vec<_>) = sides.into_iter().unzip();
+    drop(balancing);
+    assert_eq!(held.into_inner(), TOTAL);
+    let stock = pools[0].stock();
+    assert_eq!(
+        (stock.available, stock.reserved, stock.total),
+        (0, TOTAL, TOTAL)
+    );
+    let report = pools[0].audit()?;
+    assert!(report.is_ok() && report.in_flight.is_empty(), "{report:?}");
+    Ok(())
+}
