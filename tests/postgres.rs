@@ -5,6 +5,8 @@
     reason = "engines that wait for the role are started on threads"
 )]
 
+#[path = "postgres/log.rs"]
+mod log;
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 mod servers;
 

@@ -35,6 +35,7 @@
 //! Ids of users, keys and payments are `uuid`, reservations `int8` (`reservation_text(id)` gives the form users see), times
 //! `timestamptz`. The deadlines of `reservations` are without the time credited after a stall: the view `holds` adds it.
 
+mod audit;
 mod chain;
 mod changes;
 mod commit;
@@ -48,6 +49,7 @@ mod sql;
 mod standby;
 mod writer;
 
+pub use audit::{PostgresAudit, PostgresLog};
 pub use options::{PostgresOptions, Role};
 pub use reads::PostgresReads;
 

@@ -322,29 +322,44 @@ pub(super) fn compare_stock(
     shard: u16,
     known: &BTreeMap<SkuId, Availability>,
 ) -> Result<(), StoreError> {
+    match drift(session, shard, known)?.first() {
+        None => Ok(()),
+        Some(row) => Err(fatal(format!(
+            "{row}: it was changed from outside; rebuild the rows from the log"
+        ))),
+    }
+}
+
+/// Every row of `inventory` that says otherwise than is known.
+pub(super) fn drift(
+    session: &Session,
+    shard: u16,
+    known: &BTreeMap<SkuId, Availability>,
+) -> Result<Vec<String>, StoreError> {
     let rows = session.rows(
-        "SELECT sku, sku_id, total, available, reserved, sold FROM inventory WHERE shard = $1",
+        "SELECT sku, sku_id, total, available, reserved, sold FROM inventory WHERE shard = $1 ORDER BY sku",
         &[&shard.cast_signed()],
     )?;
-    let mut rows_by_sku = BTreeMap::new();
+    let mut drift = Vec::new();
+    let mut missing = known.clone();
     for row in &rows {
         let sku = SkuId(get::<i32>(row, 0)?.cast_unsigned());
+        let name: &str = get(row, 1)?;
         let counts: [i64; 4] = [get(row, 2)?, get(row, 3)?, get(row, 4)?, get(row, 5)?];
-        rows_by_sku.insert(sku, (get::<&str>(row, 1)?, counts));
-    }
-    for (sku, stock) in known {
-        let told = [stock.total, stock.available, stock.reserved, stock.sold].map(u64::cast_signed);
-        let Some((name, counts)) = rows_by_sku.get(sku) else {
-            return Err(fatal(format!(
-                "inventory row of SKU {sku} is missing: rebuild the rows from the log"
-            )));
+        let Some(stock) = missing.remove(&sku) else {
+            drift.push(format!(
+                "inventory row {name} is of a SKU that the log doesn't define"
+            ));
+            continue;
         };
-        if *counts != told {
-            return Err(fatal(format!(
-                "inventory row {name} (total, available, reserved, sold) is {counts:?}, the log says {told:?}: it was \
-                 changed from outside; rebuild the rows from the log"
-            )));
+        let told = [stock.total, stock.available, stock.reserved, stock.sold].map(u64::cast_signed);
+        if counts != told {
+            drift.push(format!(
+                "inventory row {name} (total, available, reserved, sold) is {counts:?}, the log says {told:?}"
+            ));
         }
     }
-    Ok(())
+    let missing = missing.keys();
+    drift.extend(missing.map(|sku| format!("inventory row of SKU {sku} is missing")));
+    Ok(drift)
 }

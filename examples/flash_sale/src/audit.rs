@@ -1,9 +1,11 @@
-//! `audit`: verifies a journal directory from its files alone.
+//! `audit`: verifies a journal directory from its files alone, or a log in PostgreSQL with its rows.
 //!
 //! Reads every batch, so that the chain of hashes is checked; folds them from empty, so that every law is checked at
 //! every batch; recounts the laws at the end; and compares the digest of that state with the digests of its own copy by
-//! way of a snapshot's stream and of the newest snapshot on disk, if there is one.
+//! way of a snapshot's stream and of the newest snapshot on disk, if there is one. In PostgreSQL it compares every row of
+//! stock, and every hold that lives, with what the log says; a writer may go on meanwhile.
 
+use crate::log::PostgresUrl;
 use crate::sale::sale_limits;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -12,13 +14,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use stockade::allocator::Allocator;
 use stockade::store::{Replica, ReplicaError, journal};
-use stockade::types::{Batch, Event, EventKind, HoldStatus, ReservationId, StateRecord};
+use stockade::types::{
+    Availability, Batch, Event, EventKind, HoldStatus, ReservationId, StateRecord,
+};
 
 /// `flash-sale audit`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The journal directory
-    dir: PathBuf,
+    #[arg(required_unless_present = "store")]
+    dir: Option<PathBuf>,
+    /// A PostgreSQL server instead
+    #[arg(long, value_name = "URL", conflicts_with = "dir")]
+    store: Option<PostgresUrl>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -73,7 +81,11 @@ impl fmt::Display for Verdict {
 
 /// Prints what it finds; fails on any damage.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let verdict = verify(&args.dir)?;
+    let (verdict, place) = match (&args.dir, &args.store) {
+        (Some(dir), _) => (verify(dir)?, dir.display().to_string()),
+        (None, Some(url)) => (verify_rows(url)?, url.to_string()),
+        (None, None) => bail!("say what to audit: a journal directory, or --store URL"),
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&verdict)?);
     } else {
@@ -90,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{} live reservations. {verdict}", verdict.live);
     }
     if !verdict.ok {
-        bail!("the journal in {} is not fine", args.dir.display());
+        bail!("the log in {place} is not fine");
     }
     Ok(())
 }
@@ -105,10 +117,7 @@ pub(crate) fn verify_with_ledger(dir: &Path) -> Result<(Verdict, Ledger)> {
     if !dir.is_dir() {
         bail!("{} is no directory: name a journal's", dir.display());
     }
-    let mut auditor = Auditor {
-        state: Allocator::new(sale_limits(), 0),
-        ledger: Ledger::default(),
-    };
+    let mut auditor = Auditor::new();
     let mut verdict = Verdict::default();
     match journal::read(dir, false, &mut auditor, &mut |_| {}) {
         Ok(recovered) => {
@@ -120,31 +129,69 @@ pub(crate) fn verify_with_ledger(dir: &Path) -> Result<(Verdict, Ledger)> {
         Err(error) => verdict.breaches.push(error.to_string()),
     }
     let Auditor { state, ledger } = auditor;
-    verdict.events = state.sequence();
-    verdict.digest = format!("{:032x}", state.digest());
-    let laws = state.audit();
-    verdict.oversell_count = laws.oversell_count;
-    verdict.live = laws.live;
-    verdict.ended = laws.ended;
-    verdict.breaches.extend(laws.breaches);
-    verdict.skus = state
-        .skus()
-        .filter_map(|(id, name)| {
-            let stock = state.availability(id)?;
-            Some(SkuTotals {
-                sku_id: name.as_str().to_owned(),
-                total: stock.total,
-                available: stock.available,
-                reserved: stock.reserved,
-                sold: stock.sold,
-            })
-        })
-        .collect();
+    verdict.recount(&state);
     if verdict.breaches.is_empty() {
-        verdict.breaches.extend(compare_copies(dir, &state)?);
+        verdict.breaches.extend(copy_differs(&state));
+    }
+    if verdict.breaches.is_empty() {
+        verdict.breaches.extend(compare_snapshot(dir, &state)?);
     }
     verdict.ok = verdict.breaches.is_empty() && verdict.oversell_count == 0;
     Ok((verdict, ledger))
+}
+
+/// Walks a log in PostgreSQL, and compares its rows.
+#[cfg(feature = "postgres")]
+fn verify_rows(url: &PostgresUrl) -> Result<Verdict> {
+    use stockade::postgres::PostgresAudit;
+    use stockade::store::StoreError;
+    let mut auditor = Auditor::new();
+    let mut verdict = Verdict::default();
+    match PostgresAudit::run(&url.options(), 0, &mut auditor, &mut |_| {}) {
+        Ok(audit) => {
+            verdict.batches = audit.recovered.last_batch;
+            verdict.breaches.extend(audit.drift);
+        }
+        Err(error @ StoreError::Retryable(_)) => return Err(error.into()),
+        Err(error) => verdict.breaches.push(error.to_string()),
+    }
+    verdict.recount(&auditor.state);
+    if verdict.breaches.is_empty() {
+        verdict.breaches.extend(copy_differs(&auditor.state));
+    }
+    verdict.ok = verdict.breaches.is_empty() && verdict.oversell_count == 0;
+    Ok(verdict)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn verify_rows(url: &PostgresUrl) -> Result<Verdict> {
+    url.missing()
+}
+
+impl Verdict {
+    /// Takes in where the state stands and what is wrong with it.
+    fn recount(&mut self, state: &Allocator) {
+        self.events = state.sequence();
+        self.digest = format!("{:032x}", state.digest());
+        let laws = state.audit();
+        self.oversell_count = laws.oversell_count;
+        self.live = laws.live;
+        self.ended = laws.ended;
+        self.breaches.extend(laws.breaches);
+        self.skus = state
+            .skus()
+            .filter_map(|(id, name)| {
+                let stock = state.availability(id)?;
+                Some(SkuTotals {
+                    sku_id: name.as_str().to_owned(),
+                    total: stock.total,
+                    available: stock.available,
+                    reserved: stock.reserved,
+                    sold: stock.sold,
+                })
+            })
+            .collect();
+    }
 }
 
 /// Every reservation that the log holds and where it stands at the end, told from the events alone.
@@ -180,6 +227,15 @@ struct Auditor {
     ledger: Ledger,
 }
 
+impl Auditor {
+    fn new() -> Self {
+        Self {
+            state: Allocator::new(sale_limits(), 0),
+            ledger: Ledger::default(),
+        }
+    }
+}
+
 impl Replica for Auditor {
     fn restore(&mut self, record: &StateRecord) -> Result<(), ReplicaError> {
         Replica::restore(&mut self.state, record)
@@ -195,11 +251,14 @@ impl Replica for Auditor {
     fn export(&self, out: &mut dyn FnMut(&StateRecord)) {
         Replica::export(&self.state, out);
     }
+
+    fn stock(&self) -> Vec<Availability> {
+        Replica::stock(&self.state)
+    }
 }
 
-/// Law L7: the state by way of a snapshot is the state.
-fn compare_copies(dir: &Path, state: &Allocator) -> Result<Vec<String>> {
-    let mut breaches = Vec::new();
+/// Law L7: the state by way of its own snapshot is the state.
+fn copy_differs(state: &Allocator) -> Option<String> {
     let mut copy = Allocator::new(sale_limits(), 1);
     let mut refused = None;
     Replica::export(state, &mut |record| {
@@ -207,22 +266,28 @@ fn compare_copies(dir: &Path, state: &Allocator) -> Result<Vec<String>> {
             refused = Replica::restore(&mut copy, record).err();
         }
     });
-    if let Some(error) = refused {
-        breaches.push(format!("the state's own snapshot is refused: {error}"));
-    } else if copy.digest() != state.digest() {
-        breaches.push("the state's own snapshot gives another digest".to_owned());
+    match refused {
+        Some(error) => Some(format!("the state's own snapshot is refused: {error}")),
+        None if copy.digest() != state.digest() => {
+            Some("the state's own snapshot gives another digest".to_owned())
+        }
+        None => None,
     }
+}
+
+/// The same by way of the newest snapshot on disk.
+fn compare_snapshot(dir: &Path, state: &Allocator) -> Result<Option<String>> {
     let files = std::fs::read_dir(dir).with_context(|| format!("can't list {}", dir.display()))?;
     let has_snapshot = files
         .flatten()
         .any(|file| file.path().extension().is_some_and(|ext| ext == "state"));
-    if has_snapshot {
-        let mut copy = Allocator::new(sale_limits(), 2);
-        match journal::read(dir, true, &mut copy, &mut |_| {}) {
-            Ok(_) if copy.digest() == state.digest() => {}
-            Ok(_) => breaches.push("the newest snapshot leads to another digest".to_owned()),
-            Err(error) => breaches.push(format!("from the newest snapshot: {error}")),
-        }
+    if !has_snapshot {
+        return Ok(None);
     }
-    Ok(breaches)
+    let mut copy = Allocator::new(sale_limits(), 2);
+    Ok(match journal::read(dir, true, &mut copy, &mut |_| {}) {
+        Ok(_) if copy.digest() == state.digest() => None,
+        Ok(_) => Some("the newest snapshot leads to another digest".to_owned()),
+        Err(error) => Some(format!("from the newest snapshot: {error}")),
+    })
 }

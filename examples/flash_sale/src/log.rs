@@ -84,7 +84,8 @@ impl FromStr for PostgresUrl {
 
 #[cfg(feature = "postgres")]
 impl PostgresUrl {
-    fn options(&self) -> stockade::postgres::PostgresOptions {
+    /// To follow, and to write once the role is free.
+    pub(crate) fn options(&self) -> stockade::postgres::PostgresOptions {
         let mut options = stockade::postgres::PostgresOptions::new(self.0.clone());
         options.role = stockade::postgres::Role::STANDBY;
         options
@@ -117,7 +118,9 @@ impl PostgresUrl {
         self.missing()
     }
 
-    fn missing<T>(&self) -> Result<T> {
+    /// # Errors
+    /// Always: it names the feature.
+    pub(crate) fn missing<T>(&self) -> Result<T> {
         anyhow::bail!("this program can't reach {self}: build it with `--features postgres`")
     }
 }

@@ -93,5 +93,27 @@ fn redis_and_the_tables_say_what_the_sale_says() {
     redis.restart();
     becomes("available in Redis", "98", || in_redis("available"));
     becomes("reserved in Redis", "1", || in_redis("reserved"));
+
+    // Audited while it runs, and after it ended; a row that somebody edits is named.
+    let audit = || {
+        let audit = flash_sale().args(["audit", "--store", &store]).output();
+        let audit = audit.expect("the program starts");
+        let said = String::from_utf8_lossy(&audit.stdout).into_owned();
+        (audit.status.success(), said)
+    };
+    let (is_fine, told) = audit();
+    assert!(is_fine && told.contains("all laws hold"), "{told}");
     assert!(server.terminate());
+    assert!(audit().0);
+    let edits = "UPDATE stockade.inventory SET available = available - 1, sold = sold + 1";
+    assert_eq!(said("psql", &["-Atc", edits, &store]), "UPDATE 1");
+    let (is_fine, told) = audit();
+    assert!(!is_fine && told.contains("inventory row SNEAKER"), "{told}");
+    let revives = "UPDATE stockade.reservations SET status = 'RESERVED', ended_at = NULL WHERE status = 'RELEASED'";
+    assert_eq!(said("psql", &["-Atc", revives, &store]), "UPDATE 1");
+    let (is_fine, told) = audit();
+    assert!(
+        !is_fine && told.contains("in the log it doesn't live"),
+        "{told}"
+    );
 }

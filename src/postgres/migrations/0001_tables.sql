@@ -170,15 +170,15 @@ CREATE VIEW events AS
     SELECT shard, batch, first_sequence + place AS sequence, stamp AS at,
            (ARRAY['sku_named', 'sku_defined', 'total_adjusted', 'gate_set', 'cart_lines', 'reserved', 'payment_begun',
                   'payment_failed', 'confirmed', 'refund_due', 'released', 'expired', 'returned', 'deadline_moved',
-                  'deadlines_credited', 'repeated', 'policy_set'])[kind] AS kind,
-           CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16) THEN record_id(record, 24) END AS user_id,
-           CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16) THEN record_id(record, 40) END AS key,
+                  'deadlines_credited', 'repeated', 'policy_set', 'withdrawn', 'deposited'])[kind] AS kind,
+           CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16, 18, 19) THEN record_id(record, 24) END AS user_id,
+           CASE WHEN kind IN (2, 3, 4, 6, 7, 8, 9, 10, 11, 13, 16, 18, 19) THEN record_id(record, 40) END AS key,
            CASE WHEN kind = 6 THEN (shard::int8 << 48) | (first_sequence + place)
                 WHEN kind IN (7, 8, 9, 10, 11) THEN record_u64(record, 68)
                 WHEN kind IN (12, 14) THEN record_u64(record, 24)
                 WHEN kind = 13 THEN nullif(record_u64(record, 84), 0) END AS reservation_id,
            CASE WHEN kind = 1 THEN record_u32(record, 24)
-                WHEN kind IN (2, 6) THEN record_u32(record, 68)
+                WHEN kind IN (2, 6, 18, 19) THEN record_u32(record, 68)
                 WHEN kind IN (3, 4) THEN record_u32(record, 84)
                 WHEN kind = 13 THEN record_u32(record, 92) END AS sku,
            CASE WHEN kind = 6 THEN record_u32(record, 72)

@@ -1,0 +1,161 @@
+//! The log, its chain and its rows, read beside the writer or without one: what it leads to, and where a row says otherwise.
+
+use super::PostgresOptions;
+use super::log::{End, PAGE, Position, get, hash, read_page, unsigned};
+use super::session::{Session, fatal};
+use super::writer::drift;
+use crate::store::{Progress, ReadLog, Recovered, Replica, StoreError};
+use crate::types::{Batch, ReservationId, StateRecord};
+use std::collections::BTreeMap;
+
+/// The whole log of a shard, and how its rows differ from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PostgresAudit {
+    /// What was read.
+    pub recovered: Recovered,
+    /// Every row of `inventory`, and of `reservations` among those that live, that says otherwise than the log.
+    pub drift: Vec<String>,
+}
+
+impl PostgresAudit {
+    /// Gives every batch of the log to an empty `replica`, checks the chain of hashes on the way, and compares the rows with what
+    /// the replica then [says](Replica::stock). All of it is of one moment, whether or not a writer goes on meanwhile.
+    ///
+    /// # Errors
+    /// `Fatal` if the log is damaged; what was read until then is in the replica. `Retryable` if no server can be asked just now.
+    pub fn run(
+        options: &PostgresOptions,
+        shard: u16,
+        replica: &mut dyn Replica,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, StoreError> {
+        let session = Session::connect_for_reads(options)?;
+        session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let row = session.row(
+            "SELECT last_batch, last_hash FROM writer WHERE shard = $1",
+            &[&shard.cast_signed()],
+        )?;
+        let end = row.map(|row| end_of(&row)).transpose()?.unwrap_or_default();
+        let mut position = Position::default();
+        loop {
+            let mut take = |batch: &Batch| {
+                let applied = replica.apply(batch);
+                applied.map_err(|error| fatal(error.to_string()))
+            };
+            let read = read_page(&session, shard, &mut position, &mut take)?;
+            progress(Progress {
+                done: position.end.number,
+                total: Some(end.number),
+            });
+            if read < PAGE {
+                break;
+            }
+        }
+        if position.end != end {
+            return Err(fatal(format!(
+                "the row of shard {shard} in `writer` says that the log ends with batch {}, {}; it ends with {}, {}: restore the \
+                 database from a backup or a standby",
+                end.number, end.hash, position.end.number, position.end.hash
+            )));
+        }
+        let known = replica.stock().into_iter();
+        let known = known.map(|stock| (stock.sku, stock)).collect();
+        let mut drift = drift(&session, shard, &known)?;
+        drift.extend(holds_drift(&session, shard, replica)?);
+        session.run("COMMIT")?;
+        Ok(Self {
+            recovered: position.recovered,
+            drift,
+        })
+    }
+}
+
+fn end_of(row: &tokio_postgres::Row) -> Result<End, StoreError> {
+    Ok(End {
+        number: unsigned(row, 0)?,
+        hash: hash(row, 1)?,
+    })
+}
+
+/// How the reservations that live in the rows differ from those that live in the log.
+fn holds_drift(
+    session: &Session,
+    shard: u16,
+    replica: &dyn Replica,
+) -> Result<Vec<String>, StoreError> {
+    let mut live = BTreeMap::new();
+    replica.export(&mut |record| {
+        if let StateRecord::Reservation { id, status, .. } = record
+            && status.is_live()
+        {
+            live.insert(*id, *status);
+        }
+    });
+    let rows = session.rows(
+        "SELECT id, status FROM reservations WHERE ended_at IS NULL AND (id >> 48)::int2 = $1 ORDER BY id",
+        &[&shard.cast_signed()],
+    )?;
+    let mut drift = Vec::new();
+    for row in &rows {
+        let (id, found): (ReservationId, &str) = (get(row, 0)?, get(row, 1)?);
+        match live.remove(&id) {
+            Some(status) if status.name() == found => {}
+            Some(status) => drift.push(format!(
+                "reservations row {id} is {found}, the log says {}",
+                status.name()
+            )),
+            None => drift.push(format!(
+                "reservations row {id} is {found}, in the log it doesn't live"
+            )),
+        }
+    }
+    drift.extend(live.iter().map(|(id, status)| {
+        format!(
+            "reservations has no live row {id}, the log says {}",
+            status.name()
+        )
+    }));
+    Ok(drift)
+}
+
+/// Reads the batches of a shard beside its writer.
+pub struct PostgresLog {
+    options: PostgresOptions,
+    shard: u16,
+}
+
+impl PostgresLog {
+    /// Nothing is connected to before it reads.
+    pub fn new(options: PostgresOptions, shard: u16) -> Self {
+        Self { options, shard }
+    }
+}
+
+impl ReadLog for PostgresLog {
+    fn read(&mut self, from: u64, take: &mut dyn FnMut(&Batch) -> bool) -> Result<(), StoreError> {
+        let session = Session::connect_for_reads(&self.options)?;
+        let before = from.saturating_sub(1);
+        let row = session.row(
+            "SELECT number, hash FROM batches WHERE shard = $1 AND number = $2",
+            &[&self.shard.cast_signed(), &super::commit::signed(before)?],
+        )?;
+        let mut position = Position::default();
+        match row {
+            Some(row) => position.end = end_of(&row)?,
+            None if before == 0 => {}
+            // Nothing is there that far.
+            None => return Ok(()),
+        }
+        let mut wants = true;
+        while wants {
+            let mut give = |batch: &Batch| {
+                wants = wants && take(batch);
+                Ok(())
+            };
+            if read_page(&session, self.shard, &mut position, &mut give)? < PAGE {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
