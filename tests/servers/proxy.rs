@@ -153,6 +153,10 @@ fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, is_answer: bool
         while state.mode == Mode::Stalled {
             state = shared.changed.wait(state).expect("no holder panics");
         }
+        // What was held back is lost with the connection.
+        if matches!(state.mode, Mode::Closed | Mode::Ended) {
+            break;
+        }
         if state.mode == Mode::CutNextAnswer && is_answer {
             state.mode = Mode::Open;
             state.swallowed += 1;
