@@ -3,9 +3,9 @@
 use super::reply::{self, Reply};
 use super::request::{self, Body, ReplyTo, Request};
 use crate::types::{
-    Confirmation, Decision, Disposition, Field, HoldStatus, IdempotencyKey, Kept, PaymentAttempt,
-    PaymentRef, Reason, Refusal, RefusalCode, Reservation, ReservationId, Rules, SkuId, SkuName,
-    Timestamp, UserId,
+    Bound, Confirmation, Decision, Disposition, Field, Gate, HoldStatus, IdempotencyKey, Kept,
+    PaymentAttempt, PaymentRef, Reason, Refusal, RefusalCode, Reservation, ReservationId, Rules,
+    SkuId, SkuName, Timestamp, UserId,
 };
 
 const AT: Timestamp = Timestamp::from_micros(1_736_937_000_250_999);
@@ -70,7 +70,7 @@ fn bodies() -> Vec<Body> {
         let (sku, total) = (sku("A"), 10_000);
         bodies.push(Body::DefineSku { sku, total, rules });
     }
-    for (change, _) in super::names::GATES {
+    for &change in Gate::ALL {
         let sku = sku("A");
         bodies.push(Body::SetGate {
             sku,
@@ -227,30 +227,13 @@ fn decisions() -> Vec<Decision> {
             not_before: at,
         });
     }
-    for (bound, _) in super::names::BOUNDS {
+    for &bound in Bound::ALL {
         refusals.push(Refusal::Busy { bound });
     }
-    for status in [
-        HoldStatus::Held,
-        HoldStatus::InPayment,
-        HoldStatus::Confirmed,
-        HoldStatus::Released,
-        HoldStatus::Expired,
-    ] {
+    for &status in HoldStatus::ALL {
         refusals.push(Refusal::Ended { status });
     }
-    for field in [
-        Field::Lines,
-        Field::Reservation,
-        Field::PaymentRef,
-        Field::Attempt,
-        Field::Disposition,
-        Field::Sku,
-        Field::Delta,
-        Field::Total,
-        Field::Rules,
-        Field::Change,
-    ] {
+    for &field in Field::ALL {
         refusals.push(Refusal::KeyConflict { field });
         refusals.push(Refusal::SkuDiffers { field });
     }

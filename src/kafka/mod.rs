@@ -24,7 +24,7 @@ pub mod client;
 mod cluster;
 #[cfg(test)]
 mod formats;
-mod names;
+mod hex;
 pub mod reply;
 pub mod request;
 pub mod sink;

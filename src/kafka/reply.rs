@@ -10,10 +10,10 @@
 //! name of the SKU that it speaks of. Every reply is of a durable decision. A request without an answer (the writer ended before it
 //! was durable) has no reply from this writer: whoever asks again with the same key hears the truth from the next one.
 
-use super::names::{BOUNDS, code, field, hex, hex_u64, named, status};
+use super::hex;
 use crate::types::{
-    Confirmation, Decision, Kept, PaymentAttempt, PaymentRef, Refusal, RefusalCode, Reservation,
-    ReservationId, SkuId, SkuName, Timestamp,
+    Bound, Confirmation, Decision, Field, HoldStatus, Kept, PaymentAttempt, PaymentRef, Refusal,
+    RefusalCode, Reservation, ReservationId, SkuId, SkuName, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -34,7 +34,7 @@ pub struct Reply {
 #[serde(default)]
 struct Wire<'a> {
     v: u8,
-    #[serde(with = "hex_u64")]
+    #[serde(with = "hex::u64")]
     node: u64,
     id: u64,
     #[serde(borrow)]
@@ -119,7 +119,7 @@ pub(super) fn decode(message: &[u8]) -> Result<(u64, u64, Reply), String> {
     if wire.v != VERSION {
         return Err(format!("version {}, not {VERSION}", wire.v));
     }
-    let decision = match code(&wire.decision) {
+    let decision = match RefusalCode::from_name(&wire.decision) {
         Some(code) => wire.refusal(code).map(Decision::Refused),
         None => wire.decided(&wire.decision),
     };
@@ -221,7 +221,7 @@ impl Wire<'_> {
                 reservation: self.reservation()?,
             }),
             "refund_due" => Decision::Confirmed(Confirmation::RefundDue {
-                payment_ref: PaymentRef::new(hex(self.payment_ref.as_deref()?)?)?,
+                payment_ref: PaymentRef::new(hex::parse(self.payment_ref.as_deref()?)?)?,
             }),
             "released" => Decision::Released,
             "expired" => Decision::Expired,
@@ -252,7 +252,7 @@ impl Wire<'_> {
             | Refusal::Paused { .. }
             | Refusal::NothingToMove { .. } => {}
             Refusal::Busy { bound } => {
-                self.bound = Some(Cow::Borrowed(BOUNDS[bound as usize].1));
+                self.bound = Some(Cow::Borrowed(bound.name()));
             }
             Refusal::UnknownSku { line } => self.line = Some(line),
             Refusal::NotOpen { opens_at, .. } => self.opens_at_us = opens_at.map(micros),
@@ -295,12 +295,12 @@ impl Wire<'_> {
         let (sku, line) = (self.sku.map(SkuId), self.line);
         Some(match code {
             RefusalCode::KeyConflict => Refusal::KeyConflict {
-                field: field(self.field.as_deref()?)?,
+                field: Field::from_name(self.field.as_deref()?)?,
             },
             RefusalCode::TooOld => Refusal::TooOld,
             RefusalCode::TooLate => Refusal::TooLate,
             RefusalCode::Busy => Refusal::Busy {
-                bound: named(&BOUNDS, self.bound.as_deref())?,
+                bound: Bound::from_name(self.bound.as_deref()?)?,
             },
             RefusalCode::UnknownSku => Refusal::UnknownSku { line: line? },
             RefusalCode::NotOpen => Refusal::NotOpen {
@@ -336,7 +336,7 @@ impl Wire<'_> {
                 reservation: self.reservation()?,
             },
             RefusalCode::Ended => Refusal::Ended {
-                status: status(self.status.as_deref()?)?,
+                status: HoldStatus::from_name(self.status.as_deref()?)?,
             },
             RefusalCode::NotConfirmed => Refusal::NotConfirmed,
             RefusalCode::NotDue => Refusal::NotDue {
@@ -360,7 +360,7 @@ impl Wire<'_> {
             },
             RefusalCode::NothingToMove => Refusal::NothingToMove { sku: sku? },
             RefusalCode::SkuDiffers => Refusal::SkuDiffers {
-                field: field(self.field.as_deref()?)?,
+                field: Field::from_name(self.field.as_deref()?)?,
             },
         })
     }

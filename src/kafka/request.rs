@@ -25,7 +25,6 @@
 //! A key is required, so that a message that is delivered twice is decided once. An unknown version, kind or field, and one that
 //! its kind doesn't have, is refused: whoever wrote it meant something. Without `asked_at_us` the record's own time counts.
 
-use super::names::{GATES, named};
 use crate::types::{
     Adjust, BeginPayment, Command, Confirm, DefineSku, Disposition, Expire, Gate, IdempotencyKey,
     Line, Lines, PaymentFailed, PaymentRef, Reason, Release, ReservationId, Reserve, Return, Rules,
@@ -245,7 +244,7 @@ impl Request {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplyTo {
     /// The API node's life: a node that has been started anew takes no answers for the one before.
-    #[serde(with = "super::names::hex_u64")]
+    #[serde(with = "super::hex::u64")]
     pub(super) node: u64,
     /// The partition of the reply topic that the node reads.
     pub(super) partition: i32,
@@ -401,8 +400,7 @@ pub(super) fn encode(request: &Request, reply: Option<ReplyTo>) -> Vec<u8> {
             reason,
         } => {
             wire.sku_id = text(sku);
-            let (_, name) = GATES[*change as usize];
-            wire.change = Some(Cow::Borrowed(name));
+            wire.change = Some(Cow::Borrowed(change.name()));
             wire.reason = because(reason);
             "set_gate"
         }
@@ -501,7 +499,10 @@ impl<'a> Wire<'a> {
             },
             "set_gate" => Body::SetGate {
                 sku: self.take_sku()?,
-                change: named(&GATES, self.change.take().as_deref())
+                change: self
+                    .change
+                    .take()
+                    .and_then(|word| Gate::from_name(&word))
                     .ok_or("change is no gate's change")?,
                 reason: self.take_reason(),
             },
@@ -561,5 +562,5 @@ impl<'a> Wire<'a> {
 
 fn hex(what: &str, text: Option<Cow<'_, str>>) -> Result<u128, String> {
     let text = text.ok_or_else(|| format!("{what} is missing"))?;
-    super::names::hex(&text).ok_or_else(|| format!("{what} is not 32 hexadecimal digits"))
+    super::hex::parse(&text).ok_or_else(|| format!("{what} is not 32 hexadecimal digits"))
 }

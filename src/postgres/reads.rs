@@ -125,13 +125,6 @@ impl PostgresReads {
 }
 
 fn status(word: &str) -> Result<HoldStatus, StoreError> {
-    let all = [
-        HoldStatus::Held,
-        HoldStatus::InPayment,
-        HoldStatus::Confirmed,
-        HoldStatus::Released,
-        HoldStatus::Expired,
-    ];
-    let found = all.into_iter().find(|status| status.name() == word);
+    let found = HoldStatus::from_name(word);
     found.ok_or_else(|| fatal(format!("\"{word}\" is no status of a reservation")))
 }

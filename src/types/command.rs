@@ -10,6 +10,7 @@
 //! ```
 
 use super::key::{fingerprint, halves};
+use super::words::words;
 use super::{
     CommandKind, Deposit, IdempotencyKey, Lines, LinesError, Origin, PaymentRef, Reason,
     ReservationId, Rules, RulesError, SkuId, SkuName, Timestamp, UserId, Withdraw,
@@ -345,35 +346,25 @@ impl DefineSku {
     }
 }
 
-/// What an operator lets pass for a SKU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Gate {
-    /// Reservations may begin; the first after a definition or an end begins the next sale.
-    Open,
-    /// No new reservations; holds can still be paid and confirmed.
-    Close,
-    /// As close, but meant to pass.
-    PauseReservations,
-    /// Lifts it.
-    ResumeReservations,
-    /// No confirms; holds in payment don't lapse meanwhile.
-    PauseConfirms,
-    /// Lifts it.
-    ResumeConfirms,
-    /// The sale is over: closed, and its counters and keys are dropped.
-    EndSale,
-}
-
-impl Gate {
-    pub(super) const ALL: [Self; 7] = [
-        Self::Open,
-        Self::Close,
-        Self::PauseReservations,
-        Self::ResumeReservations,
-        Self::PauseConfirms,
-        Self::ResumeConfirms,
-        Self::EndSale,
-    ];
+words! {
+    /// What an operator lets pass for a SKU.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Gate {
+        /// Reservations may begin; the first after a definition or an end begins the next sale.
+        Open => "open",
+        /// No new reservations; holds can still be paid and confirmed.
+        Close => "close",
+        /// As close, but meant to pass.
+        PauseReservations => "pause_reservations",
+        /// Lifts it.
+        ResumeReservations => "resume_reservations",
+        /// No confirms; holds in payment don't lapse meanwhile.
+        PauseConfirms => "pause_confirms",
+        /// Lifts it.
+        ResumeConfirms => "resume_confirms",
+        /// The sale is over: closed, and its counters and keys are dropped.
+        EndSale => "end_sale",
+    }
 }
 
 /// Opens, closes, pauses or ends a SKU's sale.

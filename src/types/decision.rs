@@ -4,6 +4,7 @@
 //! answer. Some are no decisions: what time or an operator will lift ([`Refusal::is_deferral`]) records nothing
 //! and leaves the key free.
 
+use super::words::words;
 use super::{
     Line, PaymentRef, PoolView, Refusal, ReservationId, SkuId, SkuView, Timestamp, UserId,
 };
@@ -102,16 +103,18 @@ pub enum Decision {
     Refused(Refusal),
 }
 
-/// Where a reservation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each is what it names")]
-pub enum HoldStatus {
-    Held = 1,
-    InPayment = 2,
-    Confirmed = 3,
-    Released = 4,
-    Expired = 5,
+words! {
+    /// Where a reservation stands.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    #[expect(missing_docs, reason = "each is what it names")]
+    pub enum HoldStatus {
+        Held = 1 => "RESERVED",
+        InPayment = 2 => "IN_PAYMENT",
+        Confirmed = 3 => "CONFIRMED",
+        Released = 4 => "RELEASED",
+        Expired = 5 => "EXPIRED",
+    }
 }
 
 impl HoldStatus {
@@ -120,27 +123,9 @@ impl HoldStatus {
         matches!(self, Self::Held | Self::InPayment)
     }
 
-    /// The word for it in JSON and SQL.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Held => "RESERVED",
-            Self::InPayment => "IN_PAYMENT",
-            Self::Confirmed => "CONFIRMED",
-            Self::Released => "RELEASED",
-            Self::Expired => "EXPIRED",
-        }
-    }
-
     pub(super) fn from_u8(number: u8) -> Option<Self> {
-        [
-            Self::Held,
-            Self::InPayment,
-            Self::Confirmed,
-            Self::Released,
-            Self::Expired,
-        ]
-        .into_iter()
-        .find(|&status| status as u8 == number)
+        let mut all = Self::ALL.iter().copied();
+        all.find(|&status| status as u8 == number)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who asked, under which key, with what payload: the part of a command that idempotency needs (law L5).
 
+use super::words::words;
 use super::{IdempotencyKey, UserId};
 use std::fmt;
 
@@ -20,43 +21,25 @@ pub struct Origin {
     pub fingerprints: Fingerprints,
 }
 
-/// A field of a command's payload, as a key conflict names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "each is the command's field of that name")]
-pub enum Field {
-    Lines,
-    Reservation,
-    PaymentRef,
-    Attempt,
-    Disposition,
-    Sku,
-    Delta,
-    Total,
-    Rules,
-    Change,
-    Units,
-    /// Between which shards, and which number.
-    Transfer,
-}
-
-impl Field {
-    /// The field's name in messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Lines => "lines",
-            Self::Reservation => "reservation",
-            Self::PaymentRef => "payment_ref",
-            Self::Attempt => "attempt",
-            Self::Disposition => "disposition",
-            Self::Sku => "sku",
-            Self::Delta => "delta",
-            Self::Total => "total",
-            Self::Rules => "rules",
-            Self::Change => "change",
-            Self::Units => "units",
-            Self::Transfer => "transfer",
-        }
+words! {
+    /// A field of a command's payload, as a key conflict names it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    #[expect(missing_docs, reason = "each is the command's field of that name")]
+    pub enum Field {
+        Lines => "lines",
+        Reservation => "reservation",
+        PaymentRef => "payment_ref",
+        Attempt => "attempt",
+        Disposition => "disposition",
+        Sku => "sku",
+        Delta => "delta",
+        Total => "total",
+        Rules => "rules",
+        Change => "change",
+        Units => "units",
+        /// Between which shards, and which number.
+        Transfer => "transfer",
     }
 }
 

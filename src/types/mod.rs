@@ -26,6 +26,7 @@ mod state;
 mod submit;
 mod time;
 mod transfer;
+mod words;
 
 pub use batch::{
     Batch, BatchHash, BatchHeader, EncodedHead, HEADER_SIZE, RECORDS_MAX, SOURCES_MAX,

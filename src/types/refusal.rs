@@ -1,26 +1,29 @@
 //! Why a command is refused: the codes in order of precedence, and what each says.
 
+use super::words::words;
 use super::{Field, HoldStatus, ReservationId, SkuId, Timestamp};
 use std::fmt;
 
-/// Which bound of the engine is exhausted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Bound {
-    /// Live and not yet retired reservations.
-    Reservations,
-    /// Keys of accepted commands.
-    AcceptedKeys,
-    /// Counters of units per user and SKU.
-    Counters,
-    /// Outcomes of payments.
-    Payments,
-    /// SKUs.
-    Skus,
-    /// Different hold durations.
-    HoldDurations,
-    /// Pairs of a SKU and another shard that units moved to or from, or the sum of what moved between them.
-    Transfers,
+words! {
+    /// Which bound of the engine is exhausted.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum Bound {
+        /// Live and not yet retired reservations.
+        Reservations => "reservations",
+        /// Keys of accepted commands.
+        AcceptedKeys => "accepted_keys",
+        /// Counters of units per user and SKU.
+        Counters => "counters",
+        /// Outcomes of payments.
+        Payments => "payments",
+        /// SKUs.
+        Skus => "skus",
+        /// Different hold durations.
+        HoldDurations => "hold_durations",
+        /// Pairs of a SKU and another shard that units moved to or from, or the sum of what moved between them.
+        Transfers => "transfers",
+    }
 }
 
 macro_rules! refusals {
@@ -42,6 +45,12 @@ macro_rules! refusals {
                 match self {
                     $(Self::$name => $text),*
                 }
+            }
+
+            /// The one that a text stands for.
+            pub fn from_name(name: &str) -> Option<Self> {
+                let mut all = Self::ALL.iter().copied();
+                all.find(|code| code.name() == name)
             }
 
             pub(super) fn from_u8(code: u8) -> Option<Self> {

@@ -249,29 +249,13 @@ pub(crate) fn ms_until(stamp: Timestamp, at: Timestamp) -> u32 {
         .min(NOT_BEFORE_NONE - 1)
 }
 
-const FIELDS: [Field; 12] = [
-    Field::Lines,
-    Field::Reservation,
-    Field::PaymentRef,
-    Field::Attempt,
-    Field::Disposition,
-    Field::Sku,
-    Field::Delta,
-    Field::Total,
-    Field::Rules,
-    Field::Change,
-    Field::Units,
-    Field::Transfer,
-];
-
 fn field_number(field: Field) -> u32 {
-    FIELDS
-        .iter()
-        .zip(0..)
+    let mut numbered = Field::ALL.iter().zip(0..);
+    numbered
         .find(|&(&known, _)| known == field)
         .map_or(u32::MAX, |(_, number)| number)
 }
 
 fn field_of(number: u32) -> Option<Field> {
-    FIELDS.get(number as usize).copied()
+    Field::ALL.get(number as usize).copied()
 }

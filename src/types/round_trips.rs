@@ -184,7 +184,7 @@ impl Values {
                 origin,
                 reason,
                 sku,
-                change: self.pick(&Gate::ALL),
+                change: self.pick(Gate::ALL),
                 sale: self.int(),
             },
             5 => {
