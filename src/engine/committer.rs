@@ -4,6 +4,7 @@
 
 use super::Shared;
 use super::announcer::{Inbox, tell};
+use super::health::CANT_COMMIT;
 use super::turn::Turn;
 use crate::store::{Store, StoreError};
 use crate::ticket::CompletionBatch;
@@ -118,9 +119,10 @@ impl Committer {
         loop {
             match self.store.commit(&turn.batch) {
                 Err(StoreError::Retryable(reason)) => {
-                    self.shared
-                        .vitals
-                        .warn("commit", Some(format!("the store can't commit: {reason}")));
+                    self.shared.vitals.warn(
+                        CANT_COMMIT,
+                        Some(format!("the store can't commit: {reason}")),
+                    );
                     if self.shared.stop_by(self.time.monotonic()) {
                         return Err(StoreError::Retryable(reason));
                     }
@@ -129,7 +131,7 @@ impl Committer {
                 }
                 result => {
                     if pause > RETRY_MIN {
-                        self.shared.vitals.warn("commit", None);
+                        self.shared.vitals.warn(CANT_COMMIT, None);
                     }
                     return result;
                 }

@@ -29,6 +29,8 @@ pub struct Health {
     pub state: State,
     /// What an operator should know; with any, a running engine is degraded.
     pub warnings: Vec<String>,
+    /// The store can't commit just now: decisions wait, and reads show what was last committed.
+    pub is_stalled: bool,
 }
 
 impl Health {
@@ -85,6 +87,9 @@ const STOPPED: u8 = 2;
 const HALTED: u8 = 3;
 
 const CODES: usize = 64;
+
+/// The kind of the warning that lasts as long as the store can't commit.
+pub(super) const CANT_COMMIT: &str = "commit";
 
 /// The shared counterpart of [`Health`] and [`Stats`].
 pub(super) struct Vitals {
@@ -223,9 +228,11 @@ impl Vitals {
             STOPPED => State::Stopped,
             _ => State::Halted(self.halted.lock().clone()),
         };
+        let warnings = self.warnings.lock();
         Health {
             state,
-            warnings: self.warnings.lock().values().cloned().collect(),
+            is_stalled: warnings.contains_key(CANT_COMMIT),
+            warnings: warnings.values().cloned().collect(),
         }
     }
 

@@ -6,6 +6,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod crowd;
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +40,7 @@ pub fn serve_shared(url: &str, flags: &[&str]) -> Command {
     command
 }
 
-const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
+pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
 
 /// A bearer token of a user.
 pub fn token(user: &str) -> String {
