@@ -4,7 +4,6 @@
 
 use super::Shared;
 use super::announcer::{Inbox, tell};
-use super::health::CANT_COMMIT;
 use super::turn::Turn;
 use crate::store::{Store, StoreError};
 use crate::ticket::CompletionBatch;
@@ -69,7 +68,10 @@ impl Committer {
             turn.batch.seal(self.last_hash);
             self.store.expect(&turn.stock);
             let began = self.time.monotonic();
-            self.commit(turn)?;
+            self.shared.commit_begins(began);
+            let committed = self.commit(turn);
+            self.shared.commit_ends();
+            committed?;
             let now = self.time.monotonic();
             let commit = now.saturating_sub(began);
             took = Some(commit);
@@ -119,10 +121,9 @@ impl Committer {
         loop {
             match self.store.commit(&turn.batch) {
                 Err(StoreError::Retryable(reason)) => {
-                    self.shared.vitals.warn(
-                        CANT_COMMIT,
-                        Some(format!("the store can't commit: {reason}")),
-                    );
+                    self.shared
+                        .vitals
+                        .warn("commit", Some(format!("the store can't commit: {reason}")));
                     if self.shared.stop_by(self.time.monotonic()) {
                         return Err(StoreError::Retryable(reason));
                     }
@@ -131,7 +132,7 @@ impl Committer {
                 }
                 result => {
                     if pause > RETRY_MIN {
-                        self.shared.vitals.warn(CANT_COMMIT, None);
+                        self.shared.vitals.warn("commit", None);
                     }
                     return result;
                 }

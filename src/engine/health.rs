@@ -27,9 +27,10 @@ pub enum State {
 pub struct Health {
     /// What it does.
     pub state: State,
-    /// What an operator should know; with any, a running engine is degraded.
+    /// What an operator should know.
     pub warnings: Vec<String>,
-    /// The store can't commit just now: decisions wait, and reads show what was last committed.
+    /// A commit has been under way for longer than [`stall_credit_after`](super::EngineBuilder::stall_credit_after): decisions
+    /// wait, and reads show what was last committed.
     pub is_stalled: bool,
 }
 
@@ -39,9 +40,9 @@ impl Health {
         self.state == State::Running
     }
 
-    /// True if it runs and there is a warning.
+    /// True if it runs and there is a warning, or nothing can be committed.
     pub fn is_degraded(&self) -> bool {
-        self.is_running() && !self.warnings.is_empty()
+        self.is_running() && (self.is_stalled || !self.warnings.is_empty())
     }
 }
 
@@ -87,9 +88,6 @@ const STOPPED: u8 = 2;
 const HALTED: u8 = 3;
 
 const CODES: usize = 64;
-
-/// The kind of the warning that lasts as long as the store can't commit.
-pub(super) const CANT_COMMIT: &str = "commit";
 
 /// The shared counterpart of [`Health`] and [`Stats`].
 pub(super) struct Vitals {
@@ -221,19 +219,17 @@ impl Vitals {
         self.warn(kind, (!texts.is_empty()).then(|| texts.join("; ")));
     }
 
-    pub(super) fn health(&self) -> Health {
-        let state = match self.state.load(Ordering::Acquire) {
+    pub(super) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
             RUNNING => State::Running,
             DRAINING => State::Draining,
             STOPPED => State::Stopped,
             _ => State::Halted(self.halted.lock().clone()),
-        };
-        let warnings = self.warnings.lock();
-        Health {
-            state,
-            is_stalled: warnings.contains_key(CANT_COMMIT),
-            warnings: warnings.values().cloned().collect(),
         }
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().values().cloned().collect()
     }
 
     pub(super) fn count(&self, tally: &mut Tally, events: u64, is_committed: bool) {

@@ -12,6 +12,8 @@ use stockade::allocator::{Allocator, Limits};
 use stockade::kafka::{EventCursor, KafkaCluster, KafkaEvents, Published};
 use stockade::types::{Availability, BatchHeader, SkuName, Token};
 
+/// How long the others may take to hear of a commit.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long something may take that is under way.
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -40,10 +42,7 @@ impl System {
     }
 
     pub(crate) fn store(&self) -> String {
-        format!(
-            "postgres://stockade@127.0.0.1:{}/stockade",
-            self.postgres.port()
-        )
+        store(self.postgres.port())
     }
 
     fn cache(&self) -> String {
@@ -54,22 +53,23 @@ impl System {
         format!("kafka://127.0.0.1:{}", self.kafka.port())
     }
 
-    fn serve(&self, role: &str) -> Command {
+    fn serve(&self, role: &str, store: &str) -> Command {
         let mut command = flash_sale();
-        let store = match role {
-            "writer" => self.store(),
-            _ => format!("{}?application_name={role}", self.store()),
-        };
         command
             .args(SERVE)
-            .args(["--role", role, "--store", &store])
+            .args(["--role", role, "--store", store])
             .args(["--cache", &self.cache(), "--ingest", &self.ingest()]);
         command
     }
 
     /// A further writer: a standby if there is one.
     pub(crate) fn writer(&self) -> Starting {
-        let mut command = self.serve("writer");
+        self.writer_through(self.postgres.port())
+    }
+
+    /// A further writer, which reaches PostgreSQL through another port.
+    pub(crate) fn writer_through(&self, port: u16) -> Starting {
+        let mut command = self.serve("writer", &store(port));
         command.args(&self.flags);
         Starting::of(command)
     }
@@ -84,7 +84,9 @@ impl System {
 
     /// An API node.
     pub(crate) fn node(&self, number: u16) -> Server {
-        let mut command = self.serve("api");
+        // By its name it is no writer.
+        let store = format!("{}?application_name=node", self.store());
+        let mut command = self.serve("api", &store);
         command.args(["--node", &number.to_string(), "--payment-latency", "0s"]);
         Server::of(command)
     }
@@ -171,7 +173,7 @@ impl System {
     }
 }
 
-/// Asks until the answer is as expected, for five seconds.
+/// Asks until the answer is as expected, for as long as it may take at most.
 #[track_caller]
 pub(crate) fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
     let begun = Instant::now();
@@ -181,12 +183,16 @@ pub(crate) fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
             return;
         }
         assert!(
-            begun.elapsed() < Duration::from_secs(5),
+            begun.elapsed() < PATIENCE,
             "{what} is {found:?} and not {expected:?}"
         );
         // Another process tells nobody.
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn store(port: u16) -> String {
+    format!("postgres://stockade@127.0.0.1:{port}/stockade")
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {
