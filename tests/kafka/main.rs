@@ -28,7 +28,6 @@ use stockade::store::ReadLog;
 use stockade::types::{Decision, Event, Gate, IdempotencyKey, Reason, Rules, SkuName, UserId};
 
 const ADMIN: UserId = UserId(1 << 100);
-
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// The broker that tests share; the last one to let it go ends it.
@@ -174,7 +173,7 @@ fn ask(client: &KafkaClient, request: &Request) -> Reply {
             Err(error) => panic!("{error}"),
         }
         assert!(begun.elapsed() < 3 * WITHIN, "no answer to {request:?}");
-        // A broker that is away refuses at once.
+        // A broker that is away refuses at once, and tells nobody when it is back.
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }
@@ -210,6 +209,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
         assert!(begun.elapsed() < WITHIN, "{what}");
+        // What is asked are states and counts, which tell nobody.
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

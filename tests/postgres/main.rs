@@ -32,7 +32,6 @@ use stockade::types::{
 };
 
 const ADMIN: UserId = UserId(1 << 100);
-
 /// What the tests wait for at most; each is told at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
