@@ -10,15 +10,15 @@ use stockade::postgres::{PostgresOptions, PostgresStore};
 use stockade::types::SkuId;
 
 /// A primary, and an asynchronous standby that gets its log through a proxy.
-struct Pair {
-    primary: Server,
-    link: Proxy,
+pub(crate) struct Pair {
+    pub(crate) primary: Server,
+    pub(crate) link: Proxy,
     standby: Server,
-    options: PostgresOptions,
+    pub(crate) options: PostgresOptions,
 }
 
 impl Pair {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let primary = Server::start("postgres.sh", &[]);
         let link = Proxy::start(primary.port());
         let of = ["--standby-of".to_owned(), link.port().to_string()];
@@ -38,14 +38,14 @@ impl Pair {
         }
     }
 
-    fn on_standby(&self) -> PostgresOptions {
+    pub(crate) fn on_standby(&self) -> PostgresOptions {
         let mut options = self.options.clone();
         options.url = url(self.standby.port());
         options
     }
 
     /// Until the standby has all that the primary has.
-    fn catch_up(&self, handle: &Handle, sku: SkuId) {
+    pub(crate) fn catch_up(&self, handle: &Handle, sku: SkuId) {
         let reserved = handle
             .availability(sku)
             .expect("known")
@@ -63,7 +63,7 @@ impl Pair {
 
     /// Kills the primary, with what the standby hasn't got, and makes the standby one. Gives the units reserved there before
     /// anybody could write to it.
-    fn fail_over(&mut self) -> i64 {
+    pub(crate) fn fail_over(&mut self) -> i64 {
         self.primary.kill();
         self.link.close();
         let row = sql(&self.on_standby()).query_one("SELECT reserved FROM inventory", &[]);

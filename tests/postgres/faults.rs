@@ -3,25 +3,12 @@
 
 use crate::servers::Server;
 use crate::servers::proxy::Proxy;
-use crate::{Log, PATIENCE, RECOUNT, check_held, engine, open_sku, reserve, sql, url};
+use crate::{Log, PATIENCE, RECOUNT, check_held, engine, load, open_sku, reserve, sql, url};
 use postgres::NoTls;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use stockade::engine::Handle;
 use stockade::postgres::{PostgresOptions, PostgresStore, Role};
-use stockade::types::{ReservationId, Reserve, SkuId, UserId};
-
-/// Reserves until it is told to stop; gives what was acknowledged.
-fn load(handle: &Handle, sku: SkuId, first: u64, stop: &AtomicBool) -> Vec<ReservationId> {
-    let mut held = Vec::new();
-    for user in first.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        held.extend(reserve(handle, user, sku).ok());
-    }
-    held
-}
+use stockade::types::{Reserve, UserId};
 
 #[test]
 fn an_answer_that_is_lost_on_the_way_changes_nothing() {

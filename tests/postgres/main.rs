@@ -22,11 +22,11 @@ use postgres::NoTls;
 use postgres::error::SqlState;
 use servers::Server;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Duration;
-use stockade::engine::{CommandError, Engine, EngineBuilder, Handle, State};
-use stockade::postgres::{PostgresOptions, PostgresStore};
+use stockade::engine::{CommandError, Engine, EngineBuilder, EngineError, Handle, State};
+use stockade::postgres::{PostgresOptions, PostgresStore, Role};
 use stockade::types::{
     DefineSku, Gate, IdempotencyKey, ReservationId, Reserve, Rules, SetGate, SkuId, SkuName, UserId,
 };
@@ -130,11 +130,37 @@ fn engine(options: &PostgresOptions) -> EngineBuilder {
     Engine::builder().store(PostgresStore::new(options.clone()))
 }
 
+/// Starts an engine on a thread of its own and gives it when it has the role.
+fn start_later(options: &PostgresOptions) -> mpsc::Receiver<Result<Engine, EngineError>> {
+    let (tell, told) = mpsc::channel();
+    let builder = engine(options);
+    std::thread::spawn(move || tell.send(builder.start()));
+    told
+}
+
+fn standby(options: &PostgresOptions, patience: Duration) -> PostgresOptions {
+    let mut standby = options.clone();
+    standby.role = Role::WhenSilent(patience);
+    standby
+}
+
 fn halted(handle: &Handle) -> String {
     match handle.health().state {
         State::Halted(reason) => reason,
         other => panic!("it is {other:?}"),
     }
+}
+
+/// Reserves until it is told to stop; gives what was acknowledged.
+fn load(handle: &Handle, sku: SkuId, first: u64, stop: &AtomicBool) -> Vec<ReservationId> {
+    let mut held = Vec::new();
+    for user in first.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        held.extend(reserve(handle, user, sku).ok());
+    }
+    held
 }
 
 /// Every one of these is in the rows, once, and the laws hold.

@@ -2,27 +2,15 @@
 //! has lost it commits nothing and answers nothing.
 
 use crate::servers::proxy::Proxy;
-use crate::{ADMIN, Log, PATIENCE, engine, halted, open_sku, reserve, sql, url};
+use crate::{
+    ADMIN, Log, PATIENCE, engine, halted, open_sku, reserve, sql, standby, start_later, url,
+};
 use std::sync::mpsc;
 use std::time::Duration;
 use stockade::engine::{CommandError, Engine, EngineError, State};
-use stockade::postgres::{PostgresOptions, PostgresStore, Role};
+use stockade::postgres::PostgresStore;
 use stockade::store::StoreError;
 use stockade::types::{Gate, Query, Reserve, SetGate, UserId};
-
-/// Starts an engine on a thread of its own and gives it when it has the role.
-fn start_later(options: &PostgresOptions) -> mpsc::Receiver<Result<Engine, EngineError>> {
-    let (tell, told) = mpsc::channel();
-    let builder = engine(options);
-    std::thread::spawn(move || tell.send(builder.start()));
-    told
-}
-
-fn standby(options: &PostgresOptions, patience: Duration) -> PostgresOptions {
-    let mut standby = options.clone();
-    standby.role = Role::WhenSilent(patience);
-    standby
-}
 
 fn taken(waiting: &mpsc::Receiver<Result<Engine, EngineError>>) -> Engine {
     let engine = waiting.recv_timeout(PATIENCE).expect("it takes the role");

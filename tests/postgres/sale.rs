@@ -25,10 +25,10 @@ impl Random {
 }
 
 /// A sale at random: what happens to one hold often happens within one batch.
-struct Script {
+pub(crate) struct Script {
     random: Random,
     handle: Handle,
-    runner: Runner,
+    pub(crate) runner: Runner,
     clock: Arc<ManualClock>,
     skus: Vec<SkuId>,
     sequence: u64,
@@ -38,7 +38,12 @@ struct Script {
 }
 
 impl Script {
-    fn new(options: &PostgresOptions, seed: u64, clock: &Arc<ManualClock>, key: u128) -> Self {
+    pub(crate) fn new(
+        options: &PostgresOptions,
+        seed: u64,
+        clock: &Arc<ManualClock>,
+        key: u128,
+    ) -> Self {
         let time: Arc<dyn Clock> = Arc::clone(clock) as _;
         let (handle, runner) = engine(options).clock(time).build().expect("it opens");
         let skus = handle.skus().into_iter().map(|(sku, _)| sku).collect();
@@ -55,7 +60,7 @@ impl Script {
         }
     }
 
-    fn run(&mut self, batches: u64) {
+    pub(crate) fn run(&mut self, batches: u64) {
         for _ in 0..batches {
             for _ in 0..self.random.below(40) {
                 self.submit();
