@@ -61,6 +61,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
                 }
                 last_piece = Instant::now();
             }
+            // At most so many pieces a second, however fast the stock changes.
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });
