@@ -72,11 +72,16 @@ if cargo clippy --version >/dev/null 2>&1; then
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc -p stockade --all-features --no-deps --quiet
 cargo test -p stockade --all-features --test telemetry --quiet
+if cargo clippy --version >/dev/null 2>&1; then
+    for features in postgres redis kafka; do
+        cargo clippy -p flash-sale --all-targets --features "$features" --quiet -- -D warnings
+    done
+fi
 
 step "real servers"
 tests/servers/kafka.sh --fetch
 cargo test -p stockade --features postgres,redis,kafka --test postgres --test redis --test kafka --quiet
-cargo test -p flash-sale --features postgres,redis --test takeover --test shared --quiet
+cargo test --release -p flash-sale --features kafka --test takeover --test shared --test system --quiet
 
 step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \

@@ -9,10 +9,15 @@ use clap::value_parser;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The PostgreSQL server that keeps the log: its tables are made, or brought to this release's version
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
     store: PostgresUrl,
     /// The Kafka cluster between API nodes and writers: its topics are made; those that there are stay as they are
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "FLASH_SALE_INGEST")]
     ingest: Option<KafkaUrl>,
     /// Writers, each with its own share of the SKUs; it can't be changed later
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..))]

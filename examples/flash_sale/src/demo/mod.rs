@@ -178,7 +178,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn behaviour(args: &Args, sku: &SkuArg, address: SocketAddr) -> Behaviour {
     Behaviour {
-        address,
+        addresses: vec![address],
         sku: sku.name.to_string(),
         run: run_name(),
         rates: Rates {

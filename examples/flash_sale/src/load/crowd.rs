@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 /// How the crowd behaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Behaviour {
-    pub(crate) address: SocketAddr,
+    /// Servers, each with its part of the connections.
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) sku: String,
     /// Makes one run's users and keys differ from another's.
     pub(crate) run: String,
@@ -95,11 +96,17 @@ impl Crowd {
             .name("crowd".into())
             .spawn(move || {
                 let mut tasks = Vec::new();
-                for _ in 0..client.behaviour.read_connections {
-                    tasks.push(runtime.spawn(client.clone().reader()));
+                let Behaviour {
+                    addresses,
+                    read_connections,
+                    write_connections,
+                    ..
+                } = &client.behaviour;
+                for &address in addresses.iter().cycle().take(*read_connections) {
+                    tasks.push(runtime.spawn(client.clone().reader(address)));
                 }
-                for _ in 0..client.behaviour.write_connections {
-                    tasks.push(runtime.spawn(client.clone().writer()));
+                for &address in addresses.iter().cycle().take(*write_connections) {
+                    tasks.push(runtime.spawn(client.clone().writer(address)));
                 }
                 runtime.block_on(async {
                     for task in tasks {
@@ -155,14 +162,14 @@ impl Crowd {
 }
 
 impl Client {
-    async fn reader(self: Arc<Self>) {
+    async fn reader(self: Arc<Self>, address: SocketAddr) {
         let request = format!(
             "GET /api/products/{}/availability HTTP/1.1\r\nhost: sale\r\n\r\n",
             percent_encoded(&self.behaviour.sku)
         );
         let pipeline = self.behaviour.pipeline.max(1);
         let requests = request.repeat(pipeline);
-        let mut connection = Connection::new(self.behaviour.address);
+        let mut connection = Connection::new(address);
         let (mut due, mut latencies) = (Vec::new(), Vec::new());
         loop {
             self.agenda.reads.take(pipeline, &mut due).await;
@@ -195,8 +202,8 @@ impl Client {
         }
     }
 
-    async fn writer(self: Arc<Self>) {
-        let mut connection = Connection::new(self.behaviour.address);
+    async fn writer(self: Arc<Self>, address: SocketAddr) {
+        let mut connection = Connection::new(address);
         let mut due = Vec::new();
         loop {
             self.agenda.writes.take(1, &mut due).await;

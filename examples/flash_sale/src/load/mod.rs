@@ -12,20 +12,22 @@ pub(crate) mod record;
 use crate::cli::duration;
 use crate::token::jwt_secret;
 use anyhow::{Context, Result, bail};
-use crowd::{Behaviour, Crowd};
+use crowd::{Behaviour, Crowd, Receipt};
 use indicatif::{ProgressBar, ProgressStyle};
 use pacer::Rates;
 use record::{Outcome, Recorder};
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `flash-sale load`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The server
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
-    target: String,
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    target: Vec<String>,
     /// The SKU that everybody wants
     #[arg(long, default_value = "SNEAKER")]
     sku: String,
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// Units to sell with --in-process
     #[arg(long, default_value_t = 1_000_000_000)]
     units: u64,
+    /// A file for the answered reservations and orders: a line each, with `reserved` or `ordered`
+    #[arg(long, value_name = "FILE", conflicts_with = "in_process")]
+    receipts: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -99,17 +104,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn over_http(args: &Args) -> Result<Outcome> {
-    let address = resolve(&args.target)?;
-    std::net::TcpStream::connect(address).with_context(|| {
-        format!(
-            "no server at {}: start one with `flash-sale serve`",
-            args.target
-        )
-    })?;
+    let mut addresses = Vec::new();
+    for target in &args.target {
+        let address = resolve(target)?;
+        std::net::TcpStream::connect(address)
+            .with_context(|| format!("no server at {target}: start one with `flash-sale serve`"))?;
+        addresses.push(address);
+    }
     let secret = jwt_secret(args.insecure_dev)?;
     let crowd = Crowd::start(
         &Behaviour {
-            address,
+            addresses,
             sku: args.sku.clone(),
             run: run_name(),
             rates: args.rates(),
@@ -138,8 +143,24 @@ fn over_http(args: &Args) -> Result<Outcome> {
     }
     progress.finish_and_clear();
     let recorder = crowd.recorder.clone();
-    crowd.finish();
+    let receipts = crowd.finish();
+    if let Some(file) = &args.receipts {
+        write(&receipts, file).with_context(|| format!("can't write {}", file.display()))?;
+    }
     Ok(recorder.outcome(args.duration))
+}
+
+fn write(receipts: &[Receipt], file: &Path) -> std::io::Result<()> {
+    let mut out = BufWriter::new(File::create(file)?);
+    for receipt in receipts {
+        let what = if receipt.is_order {
+            "ordered"
+        } else {
+            "reserved"
+        };
+        writeln!(out, "{} {what}", receipt.reservation)?;
+    }
+    out.flush()
 }
 
 impl Args {

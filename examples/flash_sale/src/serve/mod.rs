@@ -69,18 +69,24 @@ const BACKLOG: i32 = 4_096;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "FLASH_SALE_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     #[command(flatten)]
     kept: Kept,
     /// A Redis that stock and reservations are written through to, for readers in other processes
-    #[arg(long, value_name = "URL", required_if_eq("role", "api"))]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_CACHE",
+        hide_env_values = true,
+        required_if_eq("role", "api")
+    )]
     cache: Option<RedisUrl>,
     /// What this process does of a sale on many machines
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
     /// A Kafka cluster between API nodes and writers, prepared by `init`
-    #[arg(long, value_name = "URL", required_if_eq_any([("role", "api"), ("role", "writer")]))]
+    #[arg(long, value_name = "URL", env = "FLASH_SALE_INGEST", required_if_eq_any([("role", "api"), ("role", "writer")]))]
     ingest: Option<KafkaUrl>,
     /// A writer's share of the SKUs, which is its partition of the requests
     #[arg(long, default_value_t = 0)]
@@ -141,7 +147,12 @@ struct Kept {
     data: Option<PathBuf>,
     /// A PostgreSQL server instead, prepared by `init`. While another writer has the role this one follows, as a warm
     /// standby, and serves once it has taken over
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
     store: Option<PostgresUrl>,
 }
 

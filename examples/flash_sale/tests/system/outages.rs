@@ -1,16 +1,13 @@
 //! What fails, under load, on real servers and processes: whatever a buyer was told stands, nothing is decided twice, and the
-//! sale goes on by itself. `cargo test -p flash-sale --features kafka --test outages`.
+//! sale goes on by itself.
 
-mod common;
-mod system;
-
-use common::crowd::{Crowd, Told, all_are_explained, tokens};
-use common::{Answer, ONE, Server, signal, token};
+use crate::backends::System;
+use crate::backends::servers::proxy::Proxy;
+use crate::common::crowd::{Crowd, Told, all_are_explained, tokens};
+use crate::common::{Answer, ONE, Server, signal, token};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
-use system::System;
-use system::servers::proxy::Proxy;
 
 const FLAGS: [&str; 6] = [
     "--sku",
@@ -32,15 +29,13 @@ struct Sale {
     nodes: [Server; 2],
     crowd: Option<Crowd>,
     told: Vec<Told>,
-    /// Two of them at once would be slow enough to fail by the clock.
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Sale {
     /// Gives also its writer, which reaches PostgreSQL on the port that is chosen.
     fn begin(port: impl FnOnce(&System) -> u16) -> (Self, Server) {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = crate::alone();
         let system = System::start(&FLAGS);
         let port = port(&system);
         let writer = system.writer_through(port).listens();
@@ -80,9 +75,9 @@ impl Sale {
         for node in &self.nodes {
             all_are_explained(node, &self.told);
         }
-        self.system.agrees();
+        self.system.places.agrees();
         assert!(writer.terminate());
-        self.system.agrees();
+        self.system.places.agrees();
     }
 
     fn stock(&self) -> Answer {
@@ -241,9 +236,9 @@ struct Occupants(Vec<Child>);
 
 impl Occupants {
     fn of(system: &System) -> Self {
-        assert_eq!(system.sql("CREATE ROLE crowd LOGIN"), "CREATE ROLE");
-        let url = system.store().replace("stockade@", "crowd@");
-        let max = system.sql("SHOW max_connections").parse();
+        assert_eq!(system.places.sql("CREATE ROLE crowd LOGIN"), "CREATE ROLE");
+        let url = system.places.store.replace("stockade@", "crowd@");
+        let max = system.places.sql("SHOW max_connections").parse();
         let sleepers = (0..max.expect("a number")).map(|_: u32| {
             let sleeper = Command::new("psql")
                 .args(["-qAtc", "SELECT pg_sleep(600)", &url])

@@ -1,11 +1,6 @@
-//! The whole distributed sale on real servers: PostgreSQL, Redis and Kafka, with writers and API nodes as processes.
+//! Where the servers of a distributed sale are, and whether all of them say the same.
 
-#[path = "../../../../tests/servers/mod.rs"]
-#[expect(dead_code, reason = "it serves other tests too")]
-pub(crate) mod servers;
-
-use crate::common::{SERVE, Server, Starting, flash_sale};
-use servers::Server as Backend;
+use crate::common::flash_sale;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use stockade::allocator::{Allocator, Limits};
@@ -17,92 +12,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long something may take that is under way.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// The servers, prepared by `init`.
-pub(crate) struct System {
-    pub(crate) postgres: Backend,
-    pub(crate) redis: Backend,
-    pub(crate) kafka: Backend,
-    flags: Vec<String>,
+/// Their addresses, as the program takes them.
+pub(crate) struct Places {
+    pub(crate) store: String,
+    pub(crate) cache: String,
+    pub(crate) ingest: String,
 }
 
-impl System {
-    /// With writers that take `flags`.
-    pub(crate) fn start(flags: &[&str]) -> Self {
-        let system = Self {
-            postgres: Backend::start("postgres.sh", &[]),
-            redis: Backend::start("redis.sh", &[]),
-            kafka: Backend::start("kafka.sh", &[]),
-            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
-        };
-        let init = ["--ingest", &system.ingest(), "--store", &system.store()];
-        let init = flash_sale().arg("init").args(init).output();
-        let init = init.expect("the program starts");
-        assert!(init.status.success(), "{init:?}");
-        system
-    }
-
-    pub(crate) fn store(&self) -> String {
-        store(self.postgres.port())
-    }
-
-    fn cache(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.redis.port())
-    }
-
-    fn ingest(&self) -> String {
-        format!("kafka://127.0.0.1:{}", self.kafka.port())
-    }
-
-    fn serve(&self, role: &str, store: &str) -> Command {
-        let mut command = flash_sale();
-        command
-            .args(SERVE)
-            .args(["--role", role, "--store", store])
-            .args(["--cache", &self.cache(), "--ingest", &self.ingest()]);
-        command
-    }
-
-    /// A further writer: a standby if there is one.
-    pub(crate) fn writer(&self) -> Starting {
-        self.writer_through(self.postgres.port())
-    }
-
-    /// A further writer, which reaches PostgreSQL through another port.
-    pub(crate) fn writer_through(&self, port: u16) -> Starting {
-        let mut command = self.serve("writer", &store(port));
-        command.args(&self.flags);
-        Starting::of(command)
-    }
-
-    /// A writer that follows.
-    pub(crate) fn standby(&self) -> Starting {
-        let standby = self.writer();
-        let writers = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
-        becomes("connected writers", "2", || self.sql(writers));
-        standby
-    }
-
-    /// An API node.
-    pub(crate) fn node(&self, number: u16) -> Server {
-        // By its name it is no writer.
-        let store = format!("{}?application_name=node", self.store());
-        let mut command = self.serve("api", &store);
-        command.args(["--node", &number.to_string(), "--payment-latency", "0s"]);
-        Server::of(command)
-    }
-
+impl Places {
     /// What PostgreSQL says.
     pub(crate) fn sql(&self, asks: &str) -> String {
-        said("psql", &["-Atc", asks, &self.store()])
+        said("psql", &["-Atc", asks, &self.store])
     }
 
     /// What Redis says of the sneakers.
     fn in_redis(&self, field: &str) -> String {
-        let port = self.redis.port().to_string();
-        said(
-            "redis-cli",
-            &["-p", &port, "HGET", "stock:{SNEAKER}", field],
-        )
+        let stock = ["-u", &self.cache, "HGET", "stock:{SNEAKER}", field];
+        said("redis-cli", &stock)
     }
 
     /// What the events come to, read up to where the log is.
@@ -114,7 +40,7 @@ impl System {
             epoch: epoch.parse().expect("a number"),
             sequence: sequence.parse().expect("a number"),
         };
-        let cluster = KafkaCluster::new(&format!("127.0.0.1:{}", self.kafka.port()));
+        let cluster = KafkaCluster::new(self.ingest.trim_start_matches("kafka://"));
         let begin = EventCursor::default();
         let events = KafkaEvents::start(&cluster, "reservation-events", 0, 0, begin);
         let mut events = events.expect("a topic");
@@ -162,7 +88,7 @@ impl System {
                      GROUP BY user_id, key HAVING count(*) > 1) twice";
         assert_eq!(self.sql(twice), "0", "a key was decided twice");
         let audit = flash_sale()
-            .args(["audit", "--store", &self.store()])
+            .args(["audit", "--store", &self.store])
             .output();
         let audit = audit.expect("the program starts");
         let told = String::from_utf8_lossy(&audit.stdout);
@@ -189,10 +115,6 @@ pub(crate) fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
         // Another process tells nobody.
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn store(port: u16) -> String {
-    format!("postgres://stockade@127.0.0.1:{port}/stockade")
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {

@@ -1,12 +1,9 @@
 //! API nodes and writers apart, with Kafka between them, on real servers.
-//! `cargo test -p flash-sale --features kafka --test nodes`.
 
-mod common;
-mod system;
-
-use common::crowd::{Crowd, all_are_explained, tokens};
-use common::{ONE, token};
-use system::{System, becomes};
+use crate::backends::System;
+use crate::common::crowd::{Crowd, all_are_explained, tokens};
+use crate::common::{ONE, token};
+use crate::places::becomes;
 
 const FLAGS: [&str; 6] = [
     "--sku",
@@ -19,6 +16,7 @@ const FLAGS: [&str; 6] = [
 
 #[test]
 fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
+    let _alone = crate::alone();
     let system = System::start(&FLAGS);
     let writer = system.writer().listens();
     let (one, two) = (system.node(0), system.node(1));
@@ -81,7 +79,7 @@ fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
     let all = crowd.stop();
     all_are_explained(&one, &all);
     all_are_explained(&two, &all);
-    system.agrees();
+    system.places.agrees();
     assert!(one.terminate() && two.terminate() && writer.terminate());
-    system.agrees();
+    system.places.agrees();
 }

@@ -1,0 +1,89 @@
+//! The whole distributed sale on real servers: PostgreSQL, Redis and Kafka, with writers and API nodes as processes.
+
+#[path = "../../../../tests/servers/mod.rs"]
+#[expect(dead_code, reason = "it serves other tests too")]
+pub(crate) mod servers;
+
+use crate::common::{SERVE, Server, Starting, flash_sale};
+use crate::places::{Places, becomes};
+use servers::Server as Backend;
+use std::process::Command;
+
+/// The servers, prepared by `init`.
+pub(crate) struct System {
+    pub(crate) postgres: Backend,
+    pub(crate) redis: Backend,
+    pub(crate) kafka: Backend,
+    pub(crate) places: Places,
+    flags: Vec<String>,
+}
+
+impl System {
+    /// With writers that take `flags`.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let postgres = Backend::start("postgres.sh", &[]);
+        let redis = Backend::start("redis.sh", &[]);
+        let kafka = Backend::start("kafka.sh", &[]);
+        let places = Places {
+            store: store(postgres.port()),
+            cache: format!("redis://127.0.0.1:{}", redis.port()),
+            ingest: format!("kafka://127.0.0.1:{}", kafka.port()),
+        };
+        let init = flash_sale()
+            .args(["init", "--store", &places.store])
+            .args(["--ingest", &places.ingest])
+            .output();
+        let init = init.expect("the program starts");
+        assert!(init.status.success(), "{init:?}");
+        Self {
+            postgres,
+            redis,
+            kafka,
+            places,
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+        }
+    }
+
+    fn serve(&self, role: &str, store: &str) -> Command {
+        let mut command = flash_sale();
+        command
+            .args(SERVE)
+            .args(["--role", role, "--store", store])
+            .args(["--cache", &self.places.cache])
+            .args(["--ingest", &self.places.ingest]);
+        command
+    }
+
+    /// A further writer: a standby if there is one.
+    pub(crate) fn writer(&self) -> Starting {
+        self.writer_through(self.postgres.port())
+    }
+
+    /// A further writer, which reaches PostgreSQL through another port.
+    pub(crate) fn writer_through(&self, port: u16) -> Starting {
+        let mut command = self.serve("writer", &store(port));
+        command.args(&self.flags);
+        Starting::of(command)
+    }
+
+    /// A writer that follows.
+    pub(crate) fn standby(&self) -> Starting {
+        let standby = self.writer();
+        let writers = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
+        becomes("connected writers", "2", || self.places.sql(writers));
+        standby
+    }
+
+    /// An API node.
+    pub(crate) fn node(&self, number: u16) -> Server {
+        // By its name it is no writer.
+        let store = format!("{}?application_name=node", self.places.store);
+        let mut command = self.serve("api", &store);
+        command.args(["--node", &number.to_string(), "--payment-latency", "0s"]);
+        Server::of(command)
+    }
+}
+
+fn store(port: u16) -> String {
+    format!("postgres://stockade@127.0.0.1:{port}/stockade")
+}

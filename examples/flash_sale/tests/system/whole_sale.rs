@@ -1,0 +1,160 @@
+//! The whole distributed sale as `system.sh` starts it: 10,000 units, far more buyers through two API nodes than there are units, and a
+//! writer that is killed in the middle.
+//! `SALE_RATE=25000 cargo test --release -p flash-sale --features kafka --test system ten_thousand -- --nocapture` tells what it met.
+
+use crate::common::ask;
+use crate::places::{Places, becomes};
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use stockade::types::ReservationId;
+
+const UNITS: u64 = 10_000;
+const STARTS_WITHIN: Duration = Duration::from_secs(120);
+/// Whoever got no answer leaves units behind, which lapse and are sold again.
+const FLAGS: [&str; 4] = ["--sku", "SNEAKER=10000", "--hold", "4s"];
+
+/// What `system.sh` runs; ended with it.
+struct Running {
+    script: Child,
+    dir: tempfile::TempDir,
+    said: HashMap<String, String>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("stockade-").tempdir();
+        let dir = dir.expect("a temporary folder");
+        // A server that runs as another user must get through.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("the folder is ours");
+        let log = File::create(dir.path().join("system.log")).expect("a log");
+        let script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("system.sh"))
+            .arg(dir.path())
+            .args(FLAGS)
+            .env("FLASH_SALE", env!("CARGO_BIN_EXE_flash-sale"))
+            .stdout(log.try_clone().expect("a second handle of it"))
+            .stderr(log)
+            .spawn();
+        let mut running = Self {
+            script: script.expect("bash runs"),
+            dir,
+            said: HashMap::new(),
+        };
+        let begun = Instant::now();
+        let places = loop {
+            if let Ok(places) = std::fs::read_to_string(running.path("places")) {
+                break places;
+            }
+            let ended = running.script.try_wait().ok().flatten();
+            assert!(
+                ended.is_none() && begun.elapsed() < STARTS_WITHIN,
+                "{ended:?}: {}",
+                std::fs::read_to_string(running.path("system.log")).unwrap_or_default()
+            );
+            // A script tells nobody.
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let places = places.lines().filter_map(|line| line.split_once('='));
+        running.said = places
+            .map(|(name, place)| (name.into(), place.into()))
+            .collect();
+        running
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Kills a process of it, as `kill -9`.
+    fn kill(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.path(&format!("{name}.pid"))).expect("it runs");
+        let killed = Command::new("kill").args(["-9", pid.trim()]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        crate::common::signal(&self.script, "TERM");
+        let _ = self.script.wait();
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|set| set.parse().ok()).unwrap_or(default)
+}
+
+fn available(node: SocketAddr) -> u64 {
+    let path = "/api/products/SNEAKER/availability";
+    let stock = ask(node, "GET", path, &[], b"").expect("an answer").is(200);
+    stock.json()["available"].as_u64().expect("a number")
+}
+
+#[test]
+fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
+    let (rate, seconds) = (setting("SALE_RATE", 5_000), setting("SALE_SECONDS", 20));
+    let _alone = crate::alone();
+    let system = Running::start();
+    let place = |name: &str| system.said[name].clone();
+    let nodes = [place("node_0"), place("node_1")];
+    let first = nodes[0].trim_start_matches("http://").parse();
+    let first: SocketAddr = first.expect("an address");
+    let receipts = system.path("receipts");
+    let load = Command::new(env!("CARGO_BIN_EXE_flash-sale"))
+        .args(["load", "--insecure-dev", "--json", "--abandon", "0"])
+        .args(["--target", &nodes[0], "--target", &nodes[1]])
+        .args(["--reserves", &rate.to_string(), "--reads", "1000"])
+        .args(["--duration", &format!("{seconds}s")])
+        .arg("--receipts")
+        .arg(&receipts)
+        .stdout(Stdio::piped())
+        .spawn();
+    let load = load.expect("the program starts");
+    if setting("SALE_KILLS", 1) > 0 {
+        while available(first) > UNITS / 2 {
+            std::thread::yield_now();
+        }
+        system.kill("writer");
+    }
+    let met = load.wait_with_output().expect("it ends");
+    assert!(met.status.success(), "{met:?}");
+    let met = String::from_utf8_lossy(&met.stdout);
+    println!("{met}");
+
+    let places = Places {
+        store: place("store"),
+        cache: place("cache"),
+        ingest: place("ingest"),
+    };
+    // Who came last may be about to pay.
+    let states = "SELECT available, reserved, sold FROM stockade.inventory";
+    becomes("available, reserved, sold", "0|0|10000", || {
+        places.sql(states)
+    });
+    places.agrees();
+
+    // Every answer that was given stands.
+    let rows = "SELECT id, status FROM stockade.reservations
+                UNION ALL SELECT replaces, status FROM stockade.reservations WHERE replaces IS NOT NULL";
+    let rows = places.sql(rows);
+    let mut statuses: HashMap<u64, Vec<&str>> = HashMap::new();
+    for (id, status) in rows.lines().filter_map(|row| row.split_once('|')) {
+        let id = id.parse().expect("a number");
+        statuses.entry(id).or_default().push(status);
+    }
+    let receipts = std::fs::read_to_string(receipts).expect("receipts");
+    for receipt in receipts.lines() {
+        let (id, what) = receipt.split_once(' ').expect("an id and what it is");
+        let id: ReservationId = id.parse().expect("an id");
+        let found = statuses.get(&id.get()).map_or(&[][..], Vec::as_slice);
+        let stands = !found.is_empty() && (what != "ordered" || found.contains(&"CONFIRMED"));
+        assert!(stands, "{receipt} was answered, and is {found:?}");
+    }
+    let count = receipts.lines().count() as u64;
+    assert!(count >= UNITS, "{count} answers for {UNITS} units");
+}
