@@ -202,8 +202,8 @@ pub(crate) fn prove_at_once(peer: &dyn Peer, stock: u64) -> Outcome<()> {
         told.into_iter().collect::<Outcome<Vec<_>>>()
     })?;
     let mut held = 0;
-    for user in 0..told[0].len() {
-        let (first, twin, other) = (told[0][user], told[1][user], told[2][user]);
+    let others = told[1].iter().zip(&told[2]);
+    for (user, (&first, (&twin, &other))) in told[0].iter().zip(others).enumerate() {
         let is_held = |answer: Answer| matches!(answer, Answer::Held(_));
         if first != twin || is_held(first) && is_held(other) {
             return Err(format!("user {user}: {first:?}, {twin:?} and {other:?}").into());

@@ -271,9 +271,7 @@ fn best_load(kind: Kind, url: &str, options: &Options) -> Outcome<Option<Load>> 
     if options.is_test {
         return Ok(loads.first().copied());
     }
-    let time = options
-        .time
-        .clamp(Duration::from_millis(100), Duration::from_secs(1));
+    let time = (options.time / 10).clamp(TRIAL_MIN, TRIAL_MAX);
     let mut best = None;
     for load in loads {
         let rate = measure(kind, Some(load), url, time)?.rate;
