@@ -40,7 +40,8 @@ pub struct PostgresOptions {
     pub linger: Duration,
     /// How many bytes of committed batches the writer keeps (64 MiB), to give them again to a server that has lost them.
     pub retained_bytes: usize,
-    /// A snapshot is made after so many events (1,000,000); `None`: never, so recovery reads the whole log.
+    /// A snapshot is made after so many events (1,000,000), later if the last one has more records than that; `None`: never, so
+    /// recovery reads the whole log.
     pub snapshot_every_events: Option<u64>,
 }
 

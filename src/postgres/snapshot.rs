@@ -4,6 +4,9 @@
 //! its row is there, which is written with its parts in one transaction; it names the batch and hash that it stands on. One that
 //! is damaged is passed over for an older one, or for the log itself, which stays whole.
 //!
+//! The next one is not due before as many events as the last one has records: so snapshots never write more than the log does,
+//! however large the state is, and what a recovery reads of the log stays in proportion to its snapshot.
+//!
 //! Invariant I1: nothing of a snapshot reaches a replica before all of it was verified.
 
 use super::commit::signed;
@@ -116,11 +119,20 @@ pub(super) struct Keeper {
     /// `None` once it is to end.
     due: Option<Sender<u64>>,
     stop: Stop,
-    warning: Arc<Mutex<Option<String>>>,
+    told: Arc<Mutex<Told>>,
     thread: Option<JoinHandle<()>>,
-    /// Events that make a snapshot due, and those since the last one.
+    /// Events that make a snapshot due, if the last one has no more records, and those since then.
     every: u64,
     events: u64,
+}
+
+/// What the helper tells of its work.
+#[derive(Default)]
+struct Told {
+    /// Records of the last snapshot that it made; while it makes one, more than there can be events.
+    records: u64,
+    /// Why the last one could not be made.
+    failed: Option<String>,
 }
 
 impl Keeper {
@@ -130,24 +142,22 @@ impl Keeper {
         every: u64,
     ) -> Result<Self, StoreError> {
         let (due, todo) = channel::<u64>();
-        let (stop, warning) = (Stop::default(), Arc::new(Mutex::new(None)));
-        let (told, noted) = (stop.clone(), Arc::clone(&warning));
+        let (stop, told) = (Stop::default(), Arc::new(Mutex::new(Told::default())));
+        let (stopped, telling) = (stop.clone(), Arc::clone(&told));
         let (options, shard) = (options.clone(), request.shard);
         let replicas = Arc::clone(&request.replicas);
         let thread = std::thread::Builder::new()
             .name("stockade-snapshots".to_owned())
             .spawn(move || {
-                for mut batch in &todo {
-                    // Those that became due meanwhile are one.
-                    batch = todo.try_iter().last().unwrap_or(batch);
+                for batch in &todo {
                     let made = catch_unwind(AssertUnwindSafe(|| {
-                        make(&options, shard, batch, &replicas, &told)
+                        make(&options, shard, batch, &replicas, &stopped)
                     }));
-                    let failed = match made {
-                        Ok(done) => done.err().map(|error| error.to_string()),
-                        Err(_) => Some("the replica panicked".to_owned()),
-                    };
-                    *noted.lock() = failed.filter(|_| !told.is_set());
+                    let made = made.unwrap_or_else(|_| Err(fatal("the replica panicked")));
+                    let mut telling = telling.lock();
+                    let done = made.map_err(|error| error.to_string());
+                    telling.records = *done.as_ref().unwrap_or(&0);
+                    telling.failed = done.err().filter(|_| !stopped.is_set());
                 }
             });
         let thread = thread.map_err(|error| {
@@ -156,7 +166,7 @@ impl Keeper {
         Ok(Self {
             due: Some(due),
             stop,
-            warning,
+            told,
             thread: Some(thread),
             every,
             events: 0,
@@ -166,17 +176,20 @@ impl Keeper {
     /// A batch of so many events was committed.
     pub(super) fn committed(&mut self, batch: u64, events: u64) {
         self.events += events;
+        let mut told = self.told.lock();
         if self.events >= self.every
+            && self.events >= told.records
             && let Some(due) = &self.due
         {
             self.events = 0;
+            told.records = u64::MAX;
             // A helper that has ended can only have panicked, outside of what it catches.
             let _ = due.send(batch);
         }
     }
 
     pub(super) fn warning(&self) -> Option<String> {
-        let failed = self.warning.lock().clone()?;
+        let failed = self.told.lock().failed.clone()?;
         Some(format!(
             "no snapshot could be made, the log is whole without it: {failed}"
         ))
@@ -194,14 +207,14 @@ impl Drop for Keeper {
     }
 }
 
-/// Makes a snapshot of the log up to a batch, or a little further.
+/// Makes a snapshot of the log up to a batch, or a little further; how many records it has.
 fn make(
     options: &PostgresOptions,
     shard: u16,
     batch: u64,
     replicas: &ReplicaFactory,
     stop: &Stop,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let session = Session::connect(options)?;
     let mut replica = replicas();
     // A damaged one is told when it is restored from.
@@ -227,6 +240,7 @@ fn make(
         shard,
         batch: signed(position.end.number)?,
         part: 0,
+        count: 0,
         records: Vec::with_capacity(PART_RECORDS * RECORD_SIZE),
         hasher: blake3::Hasher::new(),
         done: Ok(()),
@@ -234,7 +248,11 @@ fn make(
     replica.export(&mut |record| parts.push(record));
     parts.flush();
     let Parts {
-        part, hasher, done, ..
+        part,
+        count,
+        hasher,
+        done,
+        ..
     } = parts;
     done?;
     let recovered = &position.recovered;
@@ -264,7 +282,8 @@ fn make(
          DELETE FROM snapshot_parts p USING kept WHERE p.shard = $1 AND p.batch < kept.batch",
         &[&shard.cast_signed(), &KEPT],
     )?;
-    session.run("COMMIT")
+    session.run("COMMIT")?;
+    Ok(count)
 }
 
 /// The parts of a snapshot that is being written. The first error stops it and is told at the end.
@@ -273,6 +292,7 @@ struct Parts<'a> {
     shard: u16,
     batch: i64,
     part: i32,
+    count: u64,
     records: Vec<u8>,
     hasher: blake3::Hasher,
     done: Result<(), StoreError>,
@@ -280,6 +300,7 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn push(&mut self, record: &StateRecord) {
+        self.count += 1;
         self.records.extend_from_slice(&record.encode());
         if self.records.len() == PART_RECORDS * RECORD_SIZE {
             self.flush();

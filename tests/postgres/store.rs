@@ -28,6 +28,38 @@ fn a_store_that_makes_snapshots_is_a_store() {
 }
 
 #[test]
+fn the_next_snapshot_waits_for_as_many_events_as_the_last_one_has_records() {
+    const EVERY: i64 = 60;
+    let mut log = Log::new();
+    log.options.snapshot_every_events = Some(EVERY.cast_unsigned());
+    let mut client = sql(&log.options);
+    let mut ends = || -> Vec<i64> {
+        let rows = client.query("SELECT sequence FROM snapshots ORDER BY batch", &[]);
+        let rows = rows.expect("snapshots");
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let running = engine(&log.options).start().expect("it starts");
+    let handle = running.handle();
+    let sku = open_sku(&handle, "A", 10_000);
+    // Each of these is a record of the hold and one of its key.
+    for user in 0..60 {
+        reserve(&handle, user, sku).expect("a unit");
+    }
+    while ends().is_empty() {
+        std::thread::yield_now();
+    }
+    let mut user = 60;
+    while ends().len() == 1 {
+        reserve(&handle, user, sku).expect("a unit");
+        user += 1;
+    }
+    let ends = ends();
+    let apart = ends[1] - ends[0];
+    assert!(apart >= 2 * EVERY - 5, "a snapshot after {apart} events");
+    running.shutdown(PATIENCE);
+}
+
+#[test]
 fn a_recovery_begins_at_the_newest_snapshot_that_is_whole() {
     let mut log = Log::new();
     log.options.snapshot_every_events = Some(5);

@@ -62,6 +62,8 @@ pub(crate) struct Crowd {
 
 /// After the last arrival, how long buyers may finish.
 const LINGER: Duration = Duration::from_secs(20);
+/// Who hears that the outcome is unknown asks again after this, as the answer says.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 struct Client {
@@ -278,12 +280,17 @@ impl Client {
         user - u64::from(user > 0 && share(user, 3) < self.behaviour.again)
     }
 
-    /// A buyer pays, after a while, and again if declined.
+    /// A buyer pays, after a while, and again if declined; and asks again for what became of his request, if that is unknown.
     fn follow_up(&self, write: Write, answer: &Answer) {
         let receipt = |reservation: &str, is_order| Receipt {
             reservation: reservation.to_owned(),
             is_order,
         };
+        if answer.text("code") == Some("outcome_unknown") {
+            // The same again, with the same key, gives the truth.
+            self.agenda.later(Instant::now() + AGAIN_AFTER, write);
+            return;
+        }
         let next = match (write, answer.status) {
             (Write::Reserve(user), 201) => {
                 let Some(reservation) = answer.text("reservation_id") else {

@@ -14,7 +14,7 @@ use stockade::types::ReservationId;
 
 const UNITS: u64 = 10_000;
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
-/// Whoever got no answer leaves units behind, which lapse and are sold again.
+/// Whoever gave up leaves units behind, which lapse and are sold again.
 const FLAGS: [&str; 4] = ["--sku", "SNEAKER=10000", "--hold", "4s"];
 
 /// What `system.sh` runs; ended with it.
