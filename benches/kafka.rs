@@ -1,11 +1,12 @@
-//! The whole way through Kafka: an API node's client, a broker, the source, an engine in memory, the reply, back to the caller. Broker
-//! and all on this machine.
+//! The whole way through Kafka: an API node's client, a broker, the source, an engine, the reply, back to the caller; on an engine in
+//! memory, and on the whole system: PostgreSQL as the store, Redis written through, events to Kafka. All of it on this machine.
 //!
 //! *Open loop*: 25,000 reservations a second are offered by one pacing thread; latency counts from the intended start to the moment at
 //! which the caller has his reply. *Sell-out*: the same with units for 4 in 100. *Flood*: as fast as the client takes them.
 //! Each reservation is of a new user with a new key. The run must end with as many units sold as the replies say.
 //!
-//! Run: `cargo bench --features kafka --bench kafka`; `-- --test` runs it short. Needs Java 17, and Maven once.
+//! Run: `cargo bench --features kafka,postgres,redis --bench kafka`, some 10 minutes; `-- --seconds 20 --rounds 1` for a shorter look, `-- --test`
+//! for each row once. Needs Java 17, and Maven once, PostgreSQL and Redis. Figures are medians over the rounds.
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![expect(clippy::cast_precision_loss, reason = "rates are for people")]
 
@@ -18,10 +19,12 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 use stockade::engine::Engine;
 use stockade::kafka::{
-    Body, ClientOptions, KafkaClient, KafkaCluster, KafkaSource, Pending, Placement, Request,
-    SourceOptions, TopicSettings,
+    Body, ClientOptions, KafkaClient, KafkaCluster, KafkaSink, KafkaSource, Pending, Placement,
+    Request, SourceOptions, TopicSettings,
 };
-use stockade::types::{Decision, DefineSku, Gate, IdempotencyKey, SetGate, SkuName, UserId};
+use stockade::postgres::{PostgresLog, PostgresOptions, PostgresStore};
+use stockade::redis::{RedisCache, RedisOptions};
+use stockade::types::{Decision, DefineSku, Gate, IdempotencyKey, Rules, SetGate, SkuName, UserId};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -37,59 +40,171 @@ struct Row {
     served: u64,
 }
 
+/// What one run of a row came to.
+struct Figures {
+    decided_per_s: f64,
+    /// Median, 95th and 99th percentile, and the longest, in milliseconds.
+    latency_ms: [f64; 4],
+    not_sent: u64,
+    unknown: u64,
+}
+
+/// Servers beside the broker.
+struct Backends {
+    postgres: Server,
+    redis: Server,
+}
+
+/// One engine behind the broker.
+struct Way {
+    name: &'static str,
+    engine: Engine,
+    source: KafkaSource,
+    client: KafkaClient,
+    skus: u64,
+}
+
+impl Way {
+    fn start(
+        name: &'static str,
+        cluster: &KafkaCluster,
+        backends: Option<&Backends>,
+    ) -> Result<Self, Failure> {
+        let topic = |of: &str| format!("{name}-{of}");
+        let names = ["requests", "replies", "events", "dead-letters"].map(topic);
+        let topics = names.each_ref().map(|name| TopicSettings {
+            name,
+            partitions: 1,
+            replicas: 1,
+            properties: &[],
+        });
+        cluster.create_topics(&topics, WITHIN)?;
+        let [requests, replies, events, dead_letters] = names;
+        let mut builder = Engine::builder();
+        if let Some(Backends { postgres, redis }) = backends {
+            let url = format!("postgres://stockade@127.0.0.1:{}/stockade", postgres.port());
+            let options = PostgresOptions::new(url);
+            PostgresStore::migrate(&options)?;
+            let redis = RedisOptions::new(&format!("redis://127.0.0.1:{}", redis.port()))?;
+            builder = builder
+                .store(PostgresStore::new(options.clone()))
+                .log(PostgresLog::new(options, 0))
+                .cache(RedisCache::new(&redis))
+                .sink(KafkaSink::new(cluster, 0).topic(&events));
+        }
+        let engine = builder.start()?;
+        let mut options = SourceOptions::new(0);
+        (options.requests, options.replies) = (requests.clone(), replies.clone());
+        (options.dead_letters, options.group) = (dead_letters, topic("group"));
+        let source = KafkaSource::start(cluster, options, engine.handle())?;
+        let mut options = ClientOptions::new(0, Placement::new(1));
+        (options.requests, options.replies) = (requests, replies);
+        options.group = topic("group");
+        let client = KafkaClient::start(cluster, options, WITHIN)?;
+        Ok(Self {
+            name,
+            engine,
+            source,
+            client,
+            skus: 0,
+        })
+    }
+
+    fn end(self) {
+        let status = self.source.stop();
+        assert_eq!((status.dead_letters, status.replies_lost), (0, 0));
+        let report = self.engine.shutdown(WITHIN);
+        assert!(report.is_clean && report.is_announced, "{report:?}");
+    }
+}
+
 fn main() -> Result<(), Failure> {
     let is_test = std::env::args().any(|argument| argument == "--test");
-    let seconds = if is_test { 1 } else { 20 };
+    let given = |flag: &str| {
+        let mut rest = std::env::args().skip_while(|argument| argument != flag);
+        rest.nth(1).map(|value| value.parse::<u64>()).transpose()
+    };
+    let (seconds, rounds) = if is_test { (1, 1) } else { (60, 3) };
+    let seconds = given("--seconds")?.unwrap_or(seconds);
+    let rounds = given("--rounds")?.unwrap_or(rounds);
     let server = Server::start("kafka.sh", &[]);
+    let backends = Backends {
+        postgres: Server::start("postgres.sh", &["max_wal_size=4GB".into()]),
+        redis: Server::start("redis.sh", &[]),
+    };
     let cluster = KafkaCluster::new(&format!("127.0.0.1:{}", server.port()));
-    let topics = [
-        "reservation-requests",
-        "reservation-replies",
-        "reservation-dead-letters",
-    ];
-    let topics = topics.map(|name| TopicSettings {
-        name,
-        partitions: 1,
-        replicas: 1,
-        properties: &[],
-    });
-    cluster.create_topics(&topics, WITHIN)?;
-    let engine = Engine::builder().start()?;
-    let source = KafkaSource::start(&cluster, SourceOptions::new(0), engine.handle())?;
-    let options = ClientOptions::new(0, Placement::new(1));
-    let client = KafkaClient::start(&cluster, options, WITHIN)?;
     let rows = [
-        ("warm-up", Some(OFFERED_PER_S), seconds / 4 + 1, 100),
         ("open loop", Some(OFFERED_PER_S), seconds, 100),
         ("sell-out", Some(OFFERED_PER_S), seconds, 4),
-        ("flood", None, seconds, 100),
+        ("flood", None, seconds.min(20), 100),
     ];
     println!(
         "| row | offered/s | decided/s | p50 ms | p95 ms | p99 ms | max ms | not sent | unknown |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for (index, (name, offered, seconds, served)) in (0..).zip(rows) {
-        let requests = OFFERED_PER_S * seconds;
-        let row = Row {
-            name,
-            offered,
-            requests,
-            served,
+    for (name, backends) in [("memory", None), ("system", Some(&backends))] {
+        let mut way = Way::start(name, &cluster, backends)?;
+        let warm_up = Row {
+            name: "warm-up",
+            offered: Some(OFFERED_PER_S),
+            requests: OFFERED_PER_S * (seconds / 4).clamp(1, 10),
+            served: 100,
         };
-        run(&engine, &client, index, &row)?;
+        run(&mut way, &warm_up)?;
+        for (name, offered, seconds, served) in rows {
+            let row = Row {
+                name,
+                offered,
+                requests: OFFERED_PER_S * seconds,
+                served,
+            };
+            let figures: Result<Vec<Figures>, Failure> =
+                (0..rounds).map(|_| run(&mut way, &row)).collect();
+            print(&way, &row, &figures?);
+        }
+        way.end();
     }
-    let status = source.stop();
-    assert_eq!((status.dead_letters, status.replies_lost), (0, 0));
     Ok(())
 }
 
-fn run(engine: &Engine, client: &KafkaClient, index: u64, row: &Row) -> Result<(), Failure> {
-    let (handle, admin) = (engine.handle(), UserId(u128::MAX));
+/// Medians over the rounds; what was lost, in all of them.
+fn print(way: &Way, row: &Row, rounds: &[Figures]) {
+    let median = |of: &dyn Fn(&Figures) -> f64| {
+        let mut all: Vec<f64> = rounds.iter().map(of).collect();
+        all.sort_unstable_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let latency = |at: usize| median(&|figures: &Figures| figures.latency_ms[at]);
+    let sum = |of: fn(&Figures) -> u64| rounds.iter().map(of).sum::<u64>();
+    println!(
+        "| {}, {} | {} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
+        way.name,
+        row.name,
+        row.offered
+            .map_or("as it goes".to_owned(), |rate| rate.to_string()),
+        median(&|figures: &Figures| figures.decided_per_s),
+        latency(0),
+        latency(1),
+        latency(2),
+        latency(3),
+        sum(|figures| figures.not_sent),
+        sum(|figures| figures.unknown),
+    );
+}
+
+fn run(way: &mut Way, row: &Row) -> Result<Figures, Failure> {
+    way.skus += 1;
+    let (handle, client, index) = (way.engine.handle(), &way.client, way.skus);
+    let admin = UserId(u128::MAX);
     let sku = SkuName::new(&format!("SKU-{index}"))?;
     let units = row.requests * row.served / 100;
-    let id = handle
-        .define_sku(DefineSku::new(admin, sku.clone(), units))?
-        .wait()?;
+    // No hold of one row lapses in another.
+    let rules = Rules {
+        hold_ms: 86_400_000,
+        ..Rules::default()
+    };
+    let define = DefineSku::new(admin, sku.clone(), units).rules(rules)?;
+    let id = handle.define_sku(define)?.wait()?;
     handle
         .set_gate(SetGate::new(admin, id, Gate::Open))?
         .wait()?;
@@ -152,17 +267,10 @@ fn run(engine: &Engine, client: &KafkaClient, index: u64, row: &Row) -> Result<(
             .get(at)
             .map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
     };
-    println!(
-        "| {} | {} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {unknown} |",
-        row.name,
-        row.offered
-            .map_or("flood".to_owned(), |rate| rate.to_string()),
-        decided as f64 / took.as_secs_f64(),
-        ms(500),
-        ms(950),
-        ms(990),
-        ms(1_000),
-        row.requests - decided - unknown,
-    );
-    Ok(())
+    Ok(Figures {
+        decided_per_s: decided as f64 / took.as_secs_f64(),
+        latency_ms: [500, 950, 990, 1_000].map(ms),
+        not_sent: row.requests - decided - unknown,
+        unknown,
+    })
 }
