@@ -44,10 +44,6 @@ impl Pool for EnginePool {
         self.shard
     }
 
-    fn sku(&self) -> SkuId {
-        self.sku
-    }
-
     fn stock(&self) -> Option<Availability> {
         self.handle.availability(self.sku)
     }
@@ -111,7 +107,7 @@ impl Pools<EnginePool> {
         key: Option<IdempotencyKey>,
     ) -> Result<Reserving<'_>, NotReserved> {
         let pool = self.of(user);
-        let mut command = Reserve::one(user, pool.sku(), units)?;
+        let mut command = Reserve::one(user, pool.sku, units)?;
         command.key = key;
         if self.want(user, units) == Whereabouts::Elsewhere {
             return Err(NotReserved::Moving);

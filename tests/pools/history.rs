@@ -170,10 +170,6 @@ impl Pool for Port {
         self.0.number
     }
 
-    fn sku(&self) -> SkuId {
-        self.0.sku
-    }
-
     fn stock(&self) -> Option<Availability> {
         self.0.node.lock().handle.availability(self.0.sku)
     }
@@ -300,7 +296,7 @@ impl World {
         let (from, to) = (&self.ports[from], &self.ports[to]);
         let received = to.view().expect("a query").account(from.shard()).received;
         let transfer = Transfer {
-            sku: from.sku(),
+            sku: from.0.sku,
             from: from.shard(),
             to: to.shard(),
             number: received.next(),
@@ -421,7 +417,7 @@ impl World {
         for port in &self.ports {
             port.0.node.lock().fate = Fate::Arrives;
         }
-        self.pools = Pools::new(self.ports.clone()).expect("different shards");
+        // Also what was left by a balancer that died beside this one.
         self.pools
             .step(self.clock.monotonic())
             .expect("pools answer");
@@ -429,6 +425,8 @@ impl World {
         assert_eq!(report.in_flight, [], "what was in flight has come");
         assert_eq!(report.in_pools, self.total);
         assert_eq!(self.pools.audit().as_ref(), Ok(&report));
+        // Nobody has come back for what was brought for him.
+        self.pass(100);
         self.sell_all_to_one_pool();
         self.check();
         for port in self.ports.clone() {

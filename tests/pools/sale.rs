@@ -270,10 +270,6 @@ impl Pool for Watched {
         self.pool.shard()
     }
 
-    fn sku(&self) -> SkuId {
-        self.pool.sku()
-    }
-
     fn stock(&self) -> Option<Availability> {
         self.pool.stock()
     }
