@@ -25,14 +25,17 @@ mod cluster;
 #[cfg(test)]
 mod formats;
 mod hex;
+mod placement;
 pub mod reply;
 pub mod request;
 pub mod sink;
 mod source;
+mod view;
 
-pub use client::{AskError, ClientOptions, KafkaClient, Pending, Placement};
+pub use client::{AskError, ClientOptions, KafkaClient, Pending};
 pub use cluster::{KafkaCluster, KafkaError, TopicSettings};
+pub use placement::{Placement, PlacementError};
 pub use reply::Reply;
-pub use request::{Body, Request};
+pub use request::{Body, NamedTransfer, Request};
 pub use sink::{EventCursor, KafkaEvents, KafkaSink, Published};
 pub use source::{KafkaSource, SourceOptions, SourceState, SourceStatus};

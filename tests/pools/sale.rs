@@ -12,7 +12,7 @@ use stockade::pools::{
 };
 use stockade::store::{JournalOptions, JournalStore, MemoryLog, MemoryStore, Store};
 use stockade::types::{
-    Availability, Confirm, DefineSku, Deposit, Gate, PoolView, Refusal, SetGate, SkuId, SkuName,
+    Availability, Confirm, DefineSku, Deposit, Gate, PoolView, Refusal, SetGate, SkuName,
     SystemClock, UserId, Withdraw,
 };
 

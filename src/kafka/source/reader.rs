@@ -1,7 +1,7 @@
 //! The thread that reads: messages become commands, runs of them go to the engine.
 
 use super::super::cluster;
-use super::super::request::{self, Body, ReplyTo, Request};
+use super::super::request::{self, Asked, ReplyTo};
 use super::{ASK, DEAD_LETTER, POLL, Sent, Shared, SourceOptions, SourceState};
 use crate::types::{
     Command, Query, SkuId, SkuName, SourcePosition, Sourced, Submit, SubmitError, Timestamp,
@@ -35,7 +35,7 @@ pub(super) struct Reader {
 }
 
 struct Held {
-    request: Request,
+    asked: Asked,
     reply: Option<ReplyTo>,
     letter: Letter,
 }
@@ -158,7 +158,7 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let mut dead = 0;
         if let Some(held) = self.held.take() {
-            dead += self.take(held.request, held.reply, held.letter);
+            dead += self.take(held.asked, held.reply, held.letter);
         }
         let mut wait = if self.run.is_empty() {
             POLL
@@ -202,24 +202,24 @@ impl Reader {
             written_at: Timestamp::MIN.plus_ms(written_ms.unsigned_abs()),
         };
         match request::decode(&letter.payload) {
-            Ok((request, reply)) => self.take(request, reply, letter),
+            Ok((asked, reply)) => self.take(asked, reply, letter),
             Err(reason) => self.bury(&letter, &reason),
         }
     }
 
-    /// Makes the request a command, unless it has to wait for a definition before it.
-    fn take(&mut self, request: Request, reply: Option<ReplyTo>, letter: Letter) -> usize {
+    /// Makes what is asked a command, unless it has to wait for a definition before it.
+    fn take(&mut self, asked: Asked, reply: Option<ReplyTo>, letter: Letter) -> usize {
         let find = |name: &SkuName| self.engine.sku(name.as_str());
-        let defines = matches!(request.body, Body::DefineSku { .. });
-        if self.has_defined && !defines && request.skus().any(|name| find(name).is_none()) {
+        let defines = asked.defines();
+        if self.has_defined && !defines && asked.skus().any(|name| find(name).is_none()) {
             self.held = Some(Held {
-                request,
+                asked,
                 reply,
                 letter,
             });
             return 0;
         }
-        match request.command(find, letter.written_at) {
+        match asked.command(find, letter.written_at) {
             Ok(command) => {
                 self.has_defined |= defines;
                 self.push(command, reply, letter.offset);
