@@ -377,6 +377,11 @@ impl KafkaClient {
         self.send(request)?.wait(timeout)
     }
 
+    /// Which writer sells what.
+    pub fn placement(&self) -> &Placement {
+        &self.shared.options.placement
+    }
+
     /// Requests that each partition's writer is behind, as of the last second: alert above 10,000.
     pub fn lags(&self) -> Vec<u64> {
         let lags = self.shared.lags.iter();

@@ -115,6 +115,16 @@ impl Placement {
         self.partitions_of(sku)[0]
     }
 
+    /// The shards that sell a SKU, at least one: its pools in their order.
+    pub fn shards_of(&self, sku: &SkuName) -> Vec<u16> {
+        let partitions = self.partitions_of(sku);
+        let shards = partitions.iter();
+        // A topic with more partitions than there are shards has writers for those that there are.
+        shards
+            .filter_map(|&partition| u16::try_from(partition).ok())
+            .collect()
+    }
+
     /// The partition that serves a user who wants a SKU.
     pub fn partition_for(&self, sku: &SkuName, user: UserId) -> u32 {
         let pools = self.partitions_of(sku);

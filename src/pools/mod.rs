@@ -62,12 +62,16 @@ mod audit;
 mod balance;
 mod carry;
 mod engine;
+#[cfg(feature = "kafka")]
+mod kafka;
 
 pub use crate::types::pool_of;
 pub use audit::{InFlight, PoolsAudit, audit};
 pub use balance::{Balancing, SETTLE};
 pub use carry::TransferError;
 pub use engine::{EnginePool, NotReserved, Reserving};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaPool;
 
 use crate::engine::CommandError;
 use crate::types::{Availability, Deposit, PoolView, ReservationId, UserId, Withdraw};
@@ -80,8 +84,9 @@ pub trait Pool: Send + Sync {
     /// Its shard.
     fn shard(&self) -> u16;
 
-    /// Its stock as of the last committed batch; must not wait. `None` while nothing is known.
-    fn stock(&self) -> Option<Availability>;
+    /// Its stock as of the last committed batch, or at least of the last [`view`](Self::view); must not wait. `None` while nothing
+    /// is known.
+    fn stock(&self) -> Option<PooledStock>;
 
     /// Its answer to [`Query::Pool`](crate::types::Query::Pool).
     ///
@@ -125,15 +130,26 @@ pub enum Whereabouts {
     Nowhere,
 }
 
-/// The stock of all pools: a sum of snapshots that were taken one after the other. Units that move at the moment are in
-/// none or, rarely, in two of them.
+/// The stock of a pool; or of all of them, a sum of snapshots that were taken one after the other: units that move at the moment
+/// are in none or, rarely, in two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(missing_docs, reason = "each is the sum of what it names")]
+#[expect(missing_docs, reason = "each is what it names")]
 pub struct PooledStock {
     pub available: u64,
     pub reserved: u64,
     pub sold: u64,
     pub total: u64,
+}
+
+impl From<Availability> for PooledStock {
+    fn from(stock: Availability) -> Self {
+        Self {
+            available: stock.available,
+            reserved: stock.reserved,
+            sold: stock.sold,
+            total: stock.total,
+        }
+    }
 }
 
 /// The pools of one SKU: routes users, sums stock, and moves units. All methods may be called from any thread.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stockade::Engine;
 use stockade::engine::{Ask, CommandError, Handle, Runner};
-use stockade::pools::{Pool, Pools, PoolsAudit, Whereabouts, audit, pool_of};
+use stockade::pools::{Pool, PooledStock, Pools, PoolsAudit, Whereabouts, audit, pool_of};
 use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
     Adjust, Availability, Clock, Confirm, DefineSku, Deposit, Gate, HoldStatus, IdempotencyKey,
@@ -170,8 +170,9 @@ impl Pool for Port {
         self.0.number
     }
 
-    fn stock(&self) -> Option<Availability> {
-        self.0.node.lock().handle.availability(self.0.sku)
+    fn stock(&self) -> Option<PooledStock> {
+        let stock = self.0.node.lock().handle.availability(self.0.sku);
+        stock.map(PooledStock::from)
     }
 
     fn view(&self) -> Result<PoolView, CommandError> {

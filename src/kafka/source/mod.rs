@@ -279,6 +279,7 @@ impl Shared {
         while !self.is_stopped() {
             let position = self.position.load(Ordering::Acquire);
             self.measure(position);
+            self.count();
             if position != copied
                 && let Ok(list) = self.partition(position)
                 // Only a copy: one that fails is followed by the next.
@@ -287,6 +288,25 @@ impl Shared {
                 copied = position;
             }
             std::thread::park_timeout(COPY_EVERY);
+        }
+    }
+
+    /// How many messages could not be read, and how many of those are only in the partition still.
+    fn count(&self) {
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = &self.options;
+        for (name, counter) in [
+            ("stockade_kafka_dead_letters", &self.dead_letters),
+            (
+                "stockade_kafka_dead_letters_lost",
+                &self.counts.dead_letters_lost,
+            ),
+        ] {
+            let count = counter.load(Ordering::Relaxed);
+            cluster::meter(name, requests, *partition, count);
         }
     }
 

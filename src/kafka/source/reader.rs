@@ -7,6 +7,7 @@ use crate::types::{
     Command, Query, SkuId, SkuName, SourcePosition, Sourced, Submit, SubmitError, Timestamp,
 };
 use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(super) struct Reader {
     source_id: u64,
     /// A request that waits for those before it to be decided.
     held: Option<Held>,
+    /// No message comes after this.
+    failed: Option<KafkaError>,
     /// A SKU's definition is on its way: a name that isn't known may be known in a moment.
     has_defined: bool,
 }
@@ -71,6 +74,7 @@ impl Reader {
             to: Vec::new(),
             next: 0,
             held: None,
+            failed: None,
             has_defined: false,
         }
     }
@@ -86,13 +90,15 @@ impl Reader {
     fn read(&mut self) -> Result<(), End> {
         self.seek()?;
         while !self.is_over() {
-            self.collect()?;
-            if self.run.is_empty() {
-                continue;
+            self.collect();
+            if !self.run.is_empty() {
+                self.submit()?;
+                if self.held.is_some() {
+                    self.settle()?;
+                }
             }
-            self.submit()?;
-            if self.held.is_some() {
-                self.settle()?;
+            if let Some(error) = self.failed.take() {
+                return Err(End::Halt(self.failure(&error)));
             }
         }
         Ok(())
@@ -138,6 +144,21 @@ impl Reader {
         Ok(())
     }
 
+    /// What keeps it from reading on for good, and what to do.
+    fn failure(&self, error: &KafkaError) -> String {
+        if !cluster::is_outside(error) {
+            return error.to_string();
+        }
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = &self.shared.options;
+        let bounds = cluster::bounds(&self.shared.consumer, requests, *partition, ASK).ok();
+        let holds = bounds.map(|(low, high)| (low.unsigned_abs(), high.unsigned_abs()));
+        self.outside(self.engine.position(self.source_id), holds)
+    }
+
     fn outside(&self, stands: Option<u64>, holds: Option<(u64, u64)>) -> String {
         let options = &self.shared.options;
         let stands = stands.map_or("has no position".to_owned(), |at| {
@@ -154,7 +175,7 @@ impl Reader {
     }
 
     /// Takes what is there, at most a run; waits a little for the first message.
-    fn collect(&mut self) -> Result<(), End> {
+    fn collect(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut dead = 0;
         if let Some(held) = self.held.take() {
@@ -176,11 +197,9 @@ impl Reader {
                     shared.waits(Some(error.to_string()));
                 }
                 Some(Err(error)) => {
-                    return Err(End::Halt(if cluster::is_outside(&error) {
-                        self.outside(Some(self.next), None)
-                    } else {
-                        error.to_string()
-                    }));
+                    // What was read before it is decided first.
+                    self.failed = Some(error);
+                    break;
                 }
             }
             wait = Duration::ZERO;
@@ -189,7 +208,6 @@ impl Reader {
             // What doesn't arrive in time is counted by its delivery report.
             let _ = shared.producer.flush(DEAD_LETTERS_WITHIN);
         }
-        Ok(())
     }
 
     /// Takes a message; 1 if it went to the dead letters.
