@@ -3,6 +3,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "brokers live in real time")]
 
+#[path = "kafka/losses.rs"]
+mod losses;
 #[path = "kafka/pools.rs"]
 mod pools;
 #[expect(dead_code, reason = "shared with other tests")]

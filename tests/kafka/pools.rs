@@ -293,7 +293,7 @@ impl Pool for Troubled {
             4 => {
                 world.cut_off(self.shard());
                 let answer = self.pool.withdraw(command);
-                assert_eq!(answer, Err(CommandError::Unknown));
+                assert!(answer.is_err(), "{answer:?}");
                 world.replace(self.shard());
                 answer
             }
@@ -308,7 +308,7 @@ impl Pool for Troubled {
             0 | 3 => {
                 world.cut_off(self.shard());
                 let answer = self.pool.deposit(command);
-                assert_eq!(answer, Err(CommandError::Unknown));
+                assert!(answer.is_err(), "{answer:?}");
                 let (_, report) = world.audit();
                 let in_flight = report.in_flight.iter();
                 let in_flight = in_flight.map(|of| (of.from, of.to, of.units));
