@@ -53,10 +53,36 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **What stays with you.** The number of pools of a SKU and their order are fixed for a sale: another number is
-//! another pool for most users, whose limits would begin anew. Pools define, open and close the SKU each for itself, and
-//! `adjust` goes to any of them. A cart's lines lie in one pool. Nothing here knows a transport: a [`Pool`] is an engine of
-//! this process ([`EnginePool`]) or whatever else takes a command and brings its answer.
+//! **What stays with you.** Pools define, open and close the SKU each for itself, and `adjust` goes to any of them. A cart's
+//! lines lie in one pool. A [`Pool`] is an engine of this process ([`EnginePool`]), a writer behind Kafka (`KafkaPool`), or
+//! whatever else takes a command and brings its answer.
+//!
+//! The number of pools of a SKU and their order are fixed for a sale. Nothing checks it, for no writer knows of the others: with
+//! another number or order most users have another pool, in which their limits begin anew and their keys are unknown, so that
+//! a request that is sent again may be decided again. No unit is oversold by that, only limits and repetitions don't hold. Change it
+//! between sales: a pool that is added defines the SKU with a total of 0 and is filled by the balancer; one that goes has its
+//! units taken with `adjust`, and they are added to another.
+//!
+//! # Over Kafka
+//!
+//! Feature `kafka`, and `postgres` for the writers' logs. For `n` pools:
+//!
+//! 1. `reservation-requests` has at least `n` partitions: partition `p` is shard `p`, and a pool is one of them. More may sell
+//!    other things. The other topics are as without pools.
+//! 2. Each shard has a writer, with a `PostgresStore` and a `KafkaSource` of its shard, and its standbys. All are in the same
+//!    schema of one database, so that one transaction sees all of them; each has a connection of its own. A cache of one writer
+//!    holds that writer's counts: give each its own prefix, or none to hot SKUs.
+//! 3. Every process that asks, or moves units, has the same `Placement`: `Placement::new(partitions).pools(sku, shards)`. A
+//!    user's reservations then go to his pool, and what names a reservation to the shard that made it. Define, open, pause and
+//!    adjust the SKU with `KafkaClient::send_to`, in each shard.
+//! 4. Every API node has `Pools::new(KafkaPool::all(&client, &sku))`, takes a [`step`](Pools::step), starts
+//!    [`balance`](Pools::balance) (every 50 ms, say), and asks [`want`](Pools::want) before it sends a reservation and after one
+//!    was sold out, as `Pools::<EnginePool>::reserve` does: `Elsewhere` is an answer of 503 with `Retry-After`, or of a waiting
+//!    room, and never "sold out"; after a refusal the user needs a new key.
+//!
+//! A writer that dies keeps its units; the others go on, and one step waits for its answer in vain. What was sent to it lies in the
+//! topic, and its successor decides it once. A step asks every pool one question, and a move needs four more commits: some tens of
+//! milliseconds on one machine, and as much more as the writers are behind.
 
 mod audit;
 mod balance;

@@ -114,7 +114,8 @@ pub struct SourceStatus {
     pub lag: u64,
     /// Messages that could not be read.
     pub dead_letters: u64,
-    /// Dead letters that did not arrive: what they held is in the partition still.
+    /// Dead letters that did not arrive: their topic is missing or takes none that long. What they held is in the partition still, as
+    /// long as it keeps messages; mend the topic.
     pub dead_letters_lost: u64,
     /// Replies that could not be delivered: whoever asked asks again.
     pub replies_lost: u64,
