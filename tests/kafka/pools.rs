@@ -28,19 +28,20 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// A writer as a process has it: its way to the database, the engine on it, and the source that feeds it.
 struct Writer {
-    way: Proxy,
-    engine: Engine,
     source: KafkaSource,
+    engine: Engine,
+    way: Proxy,
 }
 
 /// Topics with a partition for each pool, and the database that they share.
 struct World {
     brokers: String,
     topic: &'static str,
-    database: Server,
     writers: Vec<Mutex<Writer>>,
     /// Writers that were cut off and replaced, and know nothing of it yet.
     zombies: Mutex<Vec<Writer>>,
+    /// Ends after the writers.
+    database: Server,
 }
 
 impl World {
