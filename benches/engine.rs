@@ -267,7 +267,8 @@ impl Bench {
                 break;
             }
             while let Some(early) = intended.checked_duration_since(Instant::now()) {
-                // Longer than any sleep is late by, so that the rest is waited for in time.
+                // The pacing itself: a reservation becomes due with time. Latency counts from when it was due, so that a
+                // late wake-up counts too.
                 std::thread::sleep(early);
             }
             collect.send((intended, handle.reserve(command)?))?;
@@ -337,6 +338,7 @@ fn wait_for_expiry(handle: &Handle, sku: SkuId) -> Result<(), Failure> {
         if patience.elapsed() > Duration::from_secs(10) {
             return Err(format!("{} holds have not lapsed", stock.reserved).into());
         }
+        // Holds lapse by time, and nobody tells when the last has; this is not timed.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

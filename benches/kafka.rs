@@ -114,8 +114,9 @@ fn run(engine: &Engine, client: &KafkaClient, index: u64, row: &Row) -> Result<(
                 Some(rate) => Duration::from_nanos(number * 1_000_000_000 / rate),
                 None => begun.elapsed(),
             };
-            // Wakes up once a millisecond, and sends what is due: latency counts from when it was.
             while begun.elapsed() < intended {
+                // The pacing itself: requests become due with time. Latency counts from when one was due, so that a late
+                // wake-up counts too.
                 std::thread::sleep(Duration::from_millis(1));
             }
             let unique = u128::from(index << 40 | (number + 1));
@@ -125,8 +126,8 @@ fn run(engine: &Engine, client: &KafkaClient, index: u64, row: &Row) -> Result<(
             loop {
                 match client.send(&request) {
                     Ok(pending) => drop(sent.send((intended, pending))),
-                    // A flood waits for room.
                     Err(_) if row.offered.is_none() => {
+                        // A flood waits for room, and a refusal tells nobody when there is some again.
                         std::thread::sleep(Duration::from_millis(1));
                         continue;
                     }

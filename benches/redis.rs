@@ -183,6 +183,7 @@ fn offer(handle: &Handle, skus: &[SkuId], is_over: &AtomicBool, written: &Atomic
             let accepted = block.wait().flatten().count();
             written.fetch_add(accepted as u64, Ordering::Relaxed);
         }
+        // The pacing itself: what is due grows with time.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -221,6 +222,7 @@ fn probes(
         let answered = Instant::now();
         visible(connection, "PROBE", held.id.sequence())?;
         lags.push(answered.elapsed());
+        // The pause between two probes; nothing is waited for.
         std::thread::sleep(PROBE_EVERY);
     }
     Ok(lags)

@@ -2,12 +2,15 @@
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stockade::Engine;
 use stockade::cache::{Cache, CacheEntry, CacheError, Change, MemoryCache, ReservationChange};
 use stockade::engine::{Handle, Runner};
 use stockade::events::{EventSink, SinkError};
-use stockade::store::{MemoryLog, MemoryStore};
+use stockade::store::{
+    MemoryLog, MemoryStore, OpenRequest, Progress, Recovered, Replica, Store, StoreError,
+};
 use stockade::types::{
     Batch, BeginPayment, Clock, Confirm, DefineSku, Disposition, Gate, HoldStatus, Line, Lines,
     ManualClock, PaymentFailed, PaymentRef, Release, Reserve, Rules, SetGate, SkuId, SkuName,
@@ -328,5 +331,88 @@ fn a_cache_that_hangs_keeps_nothing_from_a_sink() -> TestResult {
     drop(hangs);
     let report = engine.shutdown(Duration::from_secs(10));
     assert!(report.is_announced, "{report:?}");
+    Ok(())
+}
+
+/// Commits when it may.
+struct Hangs(MemoryStore, Arc<parking_lot::RwLock<()>>);
+
+impl Store for Hangs {
+    fn open(
+        &mut self,
+        request: &OpenRequest,
+        replica: &mut dyn Replica,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Recovered, StoreError> {
+        self.0.open(request, replica, progress)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        drop(self.1.read());
+        self.0.commit(batch)
+    }
+}
+
+/// A clock that is moved by hand, and counts how often the caches' thread has asked it.
+struct Asked(ManualClock, AtomicU64);
+
+impl Clock for Asked {
+    fn wall(&self) -> Timestamp {
+        self.0.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let name = std::thread::current();
+        let asks = u64::from(name.name().is_some_and(|name| name.contains("cache")));
+        self.1.fetch_add(asks, Ordering::SeqCst);
+        self.0.monotonic()
+    }
+
+    fn advances_by_itself(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn while_nothing_can_be_committed_no_stock_is_vouched_for_again() -> TestResult {
+    let clock = ManualClock::at(Timestamp::from_micros(1_000_000_000));
+    let clock = Arc::new(Asked(clock, AtomicU64::new(0)));
+    let (cache, gate) = (Fails::default(), Arc::new(parking_lot::RwLock::new(())));
+    let store = Hangs(MemoryStore::on(&MemoryLog::default()), Arc::clone(&gate));
+    let builder = Engine::builder().store(store).clock(clock.clone());
+    let engine = builder.cache(cache.clone()).start()?;
+    let handle = engine.handle();
+    let define = DefineSku::new(ADMIN, SkuName::new("sold")?, 5);
+    let sku = handle.define_sku(define)?.wait()?;
+    let open = SetGate::new(ADMIN, sku, Gate::Open);
+    handle.set_gate(open)?.wait()?;
+    let looks = || {
+        // It may be in the midst of one: after two more it has seen what is so now.
+        let enough = clock.1.load(Ordering::SeqCst) + 3;
+        while clock.1.load(Ordering::SeqCst) < enough {
+            std::thread::yield_now();
+        }
+    };
+    let offers = || {
+        cache.0.lock().stock.clear();
+        clock.0.advance(Duration::from_millis(1_001));
+        looks();
+        !cache.0.lock().stock.is_empty()
+    };
+    assert!(offers() && !handle.health().is_stalled);
+
+    let hangs = gate.write();
+    let held = handle.reserve(Reserve::one(UserId::from(1), sku, 1)?)?;
+    // Two seconds are no stall yet, and the commit may begin after the first.
+    while !handle.health().is_stalled {
+        clock.0.advance(Duration::from_millis(500));
+        std::thread::yield_now();
+    }
+    looks();
+    assert!(handle.health().is_degraded());
+    assert!(!offers() && !offers());
+    drop(hangs);
+    held.wait()?;
+    assert!(!handle.health().is_stalled && offers());
     Ok(())
 }

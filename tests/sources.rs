@@ -1,13 +1,16 @@
 //! Commands from a source that is read again after a crash are decided exactly once, keys or no keys: their positions are in the
 //! batch of their answers, whenever the engine dies.
 
+mod dying;
+
+use dying::Dying;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use stockade::engine::{Engine, Handle};
 use stockade::store::{
-    JournalOptions, JournalStore, MemoryLog, MemoryStore, OpenRequest, Progress, Recovered,
-    Replica, ReplicaError, Store, StoreError, journal,
+    JournalOptions, JournalStore, MemoryLog, MemoryStore, OpenRequest, Replica, ReplicaError,
+    Store, journal,
 };
 use stockade::types::{
     Answer, Answers, Batch, Decision, DefineSku, EventKind, Gate, RefusalCode, Reserve,
@@ -20,35 +23,6 @@ const MESSAGES: u64 = 60;
 const ADMIN: UserId = UserId(1 << 100);
 /// SKUs by index: units for all, none, not open, not defined.
 const SKUS: u32 = 4;
-
-/// A store that dies at one commit: before it wrote anything, or after it wrote everything.
-struct Dying {
-    inner: Box<dyn Store>,
-    commits_left: usize,
-    writes: bool,
-}
-
-impl Store for Dying {
-    fn open(
-        &mut self,
-        request: &OpenRequest,
-        replica: &mut dyn Replica,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Recovered, StoreError> {
-        self.inner.open(request, replica, progress)
-    }
-
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        if self.commits_left > 0 {
-            self.commits_left -= 1;
-            return self.inner.commit(batch);
-        }
-        if self.writes {
-            self.inner.commit(batch)?;
-        }
-        Err(StoreError::Fatal("killed".into()))
-    }
-}
 
 /// A log that outlives its writers.
 enum Log {

@@ -297,6 +297,7 @@ impl EngineBuilder {
             stalled_micros: AtomicU64::new(0),
             stall_min: self.stall_min,
             overdue: Mutex::default(),
+            commit_began_micros: AtomicU64::new(u64::MAX),
             stop_at_micros: AtomicU64::new(u64::MAX),
         });
         shared.vitals.warn("clock", start.warning);

@@ -68,7 +68,10 @@ impl Committer {
             turn.batch.seal(self.last_hash);
             self.store.expect(&turn.stock);
             let began = self.time.monotonic();
-            self.commit(turn)?;
+            self.shared.commit_begins(began);
+            let committed = self.commit(turn);
+            self.shared.commit_ends();
+            committed?;
             let now = self.time.monotonic();
             let commit = now.saturating_sub(began);
             took = Some(commit);

@@ -241,7 +241,7 @@ impl Handle {
 
     /// How the engine is.
     pub fn health(&self) -> Health {
-        self.shared.vitals.health()
+        self.shared.health()
     }
 
     /// What it has done.

@@ -27,8 +27,11 @@ pub enum State {
 pub struct Health {
     /// What it does.
     pub state: State,
-    /// What an operator should know; with any, a running engine is degraded.
+    /// What an operator should know.
     pub warnings: Vec<String>,
+    /// A commit has been under way for longer than [`stall_credit_after`](super::EngineBuilder::stall_credit_after): decisions
+    /// wait, and reads show what was last committed.
+    pub is_stalled: bool,
 }
 
 impl Health {
@@ -37,9 +40,9 @@ impl Health {
         self.state == State::Running
     }
 
-    /// True if it runs and there is a warning.
+    /// True if it runs and there is a warning, or nothing can be committed.
     pub fn is_degraded(&self) -> bool {
-        self.is_running() && !self.warnings.is_empty()
+        self.is_running() && (self.is_stalled || !self.warnings.is_empty())
     }
 }
 
@@ -216,17 +219,17 @@ impl Vitals {
         self.warn(kind, (!texts.is_empty()).then(|| texts.join("; ")));
     }
 
-    pub(super) fn health(&self) -> Health {
-        let state = match self.state.load(Ordering::Acquire) {
+    pub(super) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
             RUNNING => State::Running,
             DRAINING => State::Draining,
             STOPPED => State::Stopped,
             _ => State::Halted(self.halted.lock().clone()),
-        };
-        Health {
-            state,
-            warnings: self.warnings.lock().values().cloned().collect(),
         }
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().values().cloned().collect()
     }
 
     pub(super) fn count(&self, tally: &mut Tally, events: u64, is_committed: bool) {

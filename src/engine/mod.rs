@@ -120,6 +120,8 @@ struct Shared {
     stall_min: Duration,
     /// Holds that the store took for overdue after the batch of this number, for the writer to judge.
     overdue: Mutex<Option<(u64, Vec<ReservationId>)>>,
+    /// Monotonic time at which the commit under way began; `u64::MAX` if none is.
+    commit_began_micros: AtomicU64,
     /// Monotonic time at which a shutdown waits no longer.
     stop_at_micros: AtomicU64,
 }
@@ -132,9 +134,35 @@ impl Shared {
 
     fn set_stop(&self, deadline: Duration) {
         let at = self.time.monotonic().saturating_add(deadline);
-        let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        self.stop_at_micros.store(micros, Ordering::Release);
+        self.stop_at_micros.store(micros(at), Ordering::Release);
     }
+
+    fn commit_begins(&self, now: Duration) {
+        self.commit_began_micros
+            .store(micros(now), Ordering::Release);
+    }
+
+    fn commit_ends(&self) {
+        self.commit_began_micros.store(u64::MAX, Ordering::Release);
+    }
+
+    /// True while a commit takes so long that what is known may no longer be so.
+    fn is_stalled(&self, now: Duration) -> bool {
+        let began = self.commit_began_micros.load(Ordering::Acquire);
+        micros(now).saturating_sub(began) > micros(self.stall_min)
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            state: self.vitals.state(),
+            warnings: self.vitals.warnings(),
+            is_stalled: self.is_stalled(self.time.monotonic()),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A running engine with its threads. Dropping it shuts it down, without waiting for caches and sinks.
@@ -224,7 +252,7 @@ impl Engine {
         for inbox in &self.inboxes {
             inbox.close(true);
         }
-        let halted = match shared.vitals.health().state {
+        let halted = match shared.vitals.state() {
             State::Halted(reason) => Some(reason),
             _ => None,
         };

@@ -235,7 +235,7 @@ impl Runner {
         if !self.core.shared.vitals.has_halted() {
             return Ok(());
         }
-        match self.core.shared.vitals.health().state {
+        match self.core.shared.vitals.state() {
             super::State::Halted(reason) => {
                 self.turn.clear();
                 self.core.consumer.close();

@@ -169,6 +169,18 @@ impl KafkaCluster {
         }
         Ok(())
     }
+
+    /// How many partitions a topic has; 0 if there is no such topic.
+    ///
+    /// # Errors
+    /// If the cluster doesn't answer within `timeout`.
+    pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<u32, KafkaError> {
+        let consumer = self.consumer("stockade")?;
+        let metadata = consumer.fetch_metadata(Some(topic), timeout);
+        let metadata = metadata.map_err(|error| KafkaError::unavailable(&error))?;
+        let partitions = metadata.topics().first().map(|t| t.partitions().len());
+        Ok(u32::try_from(partitions.unwrap_or(0)).unwrap_or(u32::MAX))
+    }
 }
 
 /// Blocks until a future is there, which another thread brings about.

@@ -106,8 +106,15 @@ fn every_request_is_read_as_it_was_written() {
                 request::decode(&message),
                 Ok((Asked::Decide(request.clone()), to))
             );
-            let known = |_: &SkuName| Some(SkuId(1));
-            request.command(known, AT).expect("a command");
+            let names = ["A", "SNEAKER-42", "quote \" and \u{fc}"];
+            let known = |name: &SkuName| {
+                let at = names.iter().position(|known| *known == name.as_str());
+                at.and_then(|at| at.try_into().ok()).map(SkuId)
+            };
+            let command = request.command(known, AT).expect("a command");
+            let named = |id: SkuId| names.get(id.0 as usize).map(|name| sku(name));
+            let again = Request::from_command(command, key, named).expect("it has a request");
+            assert_eq!((again.key, again.body), (key, request.body.clone()));
         }
     }
     let hint = Body::Expire {

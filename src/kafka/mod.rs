@@ -27,6 +27,7 @@
 
 pub mod client;
 mod cluster;
+mod command;
 #[cfg(test)]
 mod formats;
 mod hex;

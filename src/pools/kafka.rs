@@ -17,8 +17,10 @@
 
 use super::{Pool, PooledStock};
 use crate::engine::CommandError;
-use crate::kafka::{AskError, Body, KafkaClient, NamedTransfer, Request};
-use crate::types::{Decision, Deposit, PoolView, Refusal, SkuName, Transfer, Withdraw};
+use crate::kafka::{AskError, KafkaClient, Request};
+use crate::types::{
+    Command, Decision, Deposit, IdempotencyKey, PoolView, Refusal, SkuName, Withdraw,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,21 +60,18 @@ impl KafkaPool {
         self
     }
 
-    fn ask(&self, request: &Request) -> Result<Decision, CommandError> {
-        let replied = self.client.ask(request, self.answer_within);
+    fn ask(
+        &self,
+        command: impl Into<Command>,
+        key: IdempotencyKey,
+    ) -> Result<Decision, CommandError> {
+        let name = |_| Some(self.sku.clone());
+        let request = Request::from_command(command.into(), key, name);
+        let request = request.ok_or(CommandError::NotDecided)?;
+        let replied = self.client.ask(&request, self.answer_within);
         match replied.map_err(|error| unanswered(&error))?.decision {
             Decision::Refused(refusal) => Err(CommandError::Refused(refusal)),
             decision => Ok(decision),
-        }
-    }
-
-    fn named(&self, transfer: Transfer) -> NamedTransfer {
-        NamedTransfer {
-            sku: self.sku.clone(),
-            from: transfer.from,
-            to: transfer.to,
-            number: transfer.number,
-            units: transfer.units,
         }
     }
 
@@ -121,9 +120,7 @@ impl Pool for KafkaPool {
     }
 
     fn withdraw(&self, command: Withdraw) -> Result<u64, CommandError> {
-        let body = Body::Withdraw(self.named(command.transfer()));
-        let request = Request::new(command.actor, command.key, body);
-        let Decision::Withdrawn { units } = self.ask(&request)? else {
+        let Decision::Withdrawn { units } = self.ask(command, command.key)? else {
             return Err(CommandError::Unknown);
         };
         self.moved(|count| count.saturating_sub(units));
@@ -131,9 +128,7 @@ impl Pool for KafkaPool {
     }
 
     fn deposit(&self, command: Deposit) -> Result<u64, CommandError> {
-        let body = Body::Deposit(self.named(command.transfer()));
-        let request = Request::new(command.actor, command.key, body);
-        let Decision::Deposited { units } = self.ask(&request)? else {
+        let Decision::Deposited { units } = self.ask(command, command.key)? else {
             return Err(CommandError::Unknown);
         };
         self.moved(|count| count.saturating_add(units));

@@ -102,6 +102,25 @@ impl PostgresReads {
         })
     }
 
+    /// All SKUs that the writers of all shards have defined: the shard, the index in it, the name. By shard and index.
+    ///
+    /// # Errors
+    /// `Retryable` if no server can be asked just now.
+    pub fn skus(&self) -> Result<Vec<(u16, SkuId, SkuName)>, StoreError> {
+        self.ask(|session| {
+            let rows = session.rows(
+                "SELECT shard, sku, sku_id FROM inventory ORDER BY shard, sku",
+                &[],
+            )?;
+            let sku = |row| {
+                let shard = get::<i16>(row, 0)?.cast_unsigned();
+                let sku = SkuId(get::<i32>(row, 1)?.cast_unsigned());
+                Ok((shard, sku, get(row, 2)?))
+            };
+            rows.iter().map(sku).collect()
+        })
+    }
+
     /// Asks over the connection that there is, and once more over a new one if that has failed.
     fn ask<T>(
         &self,

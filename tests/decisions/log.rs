@@ -1,6 +1,6 @@
 //! Events that nobody decided, as in a damaged or foreign log: each is refused, by the law that it would break.
 
-use super::{
+use crate::{
     A, ANN, B, BOB, HOLD_MS, Sale, UNKNOWN, cart, confirmed, deposit, in_payment, moving, paid,
     withdraw,
 };

@@ -1,6 +1,6 @@
 //! What time ends, it ends at once: also where more of it comes due than a batch frees, and for good.
 
-use super::{A, ADMIN, ANN, B, HOLD_MS, Sale, key, paid, reserve, sneaker};
+use crate::{A, ADMIN, ANN, B, HOLD_MS, Sale, key, paid, reserve, sneaker};
 use stockade::allocator::Limits;
 use stockade::types::{
     Answer, Command, Confirm, Confirmation, Decision, Gate, Policy, Refusal, Release,

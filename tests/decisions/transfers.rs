@@ -1,6 +1,6 @@
 //! Units that move between shards: what leaves was available, what comes comes once, and the number is known for ever.
 
-use super::{ADMIN, ANN, B, BOB, HOLD_MS, Sale, deposit, key, moving, withdraw};
+use crate::{ADMIN, ANN, B, BOB, HOLD_MS, Sale, deposit, key, moving, withdraw};
 use stockade::allocator::Allocator;
 use stockade::types::{
     Adjust, Answer, Batch, Decision, Deposit, Field, Moved, PoolView, Query, QueryAnswer, Refusal,
@@ -83,7 +83,7 @@ fn l5_a_key_with_another_transfer_is_refused_naming_the_field() {
     sale.ask(deposit(1, B, IN, 1, 3));
     let conflict = |field| Decision::Refused(Refusal::KeyConflict { field });
     for (again, field) in [
-        (withdraw(1, super::A, OUT, 1, 3), Field::Sku),
+        (withdraw(1, crate::A, OUT, 1, 3), Field::Sku),
         (withdraw(1, B, OUT, 1, 2), Field::Units),
         (withdraw(1, B, (0, 2), 1, 3), Field::Transfer),
         (withdraw(1, B, (2, 1), 1, 3), Field::Transfer),

@@ -1,6 +1,7 @@
 //! What a source does when something is lost beside it: the dead letters' topic, or messages that it has not read yet.
 
-use super::{Topics, WITHIN, ask, delete_before, halted, open_sku, reserve, shared, until};
+use crate::requests::delete_before;
+use crate::{Topics, WITHIN, ask, halted, open_sku, reserve, shared, until};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;

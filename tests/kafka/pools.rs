@@ -1,7 +1,7 @@
 //! Four pools of one SKU on four partitions, each with a writer of its own, all on one database: real brokers, real PostgreSQL.
 
-use super::servers::{Server, proxy::Proxy};
-use super::{ADMIN, WITHIN, key, name, shared, until};
+use crate::servers::{Server, proxy::Proxy};
+use crate::{ADMIN, WITHIN, key, name, shared, until};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

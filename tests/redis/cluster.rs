@@ -56,6 +56,7 @@ pub(crate) fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> b
             begun.elapsed() < deadline,
             "not within {deadline:?}: {what}"
         );
+        // What is asked are servers and counts, which tell nobody.
         std::thread::sleep(Duration::from_millis(2));
     }
     begun.elapsed()

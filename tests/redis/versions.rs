@@ -158,6 +158,7 @@ fn stock_is_forgotten_without_a_writer_and_kept_by_one_that_idles() {
     while begun.elapsed() < ttl * 3 {
         let left = left();
         assert!((1..=1_000).contains(&left), "{left} ms to live");
+        // Looks for as long as three lives would last: time is what is tested.
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(engine);
@@ -320,6 +321,7 @@ fn a_script_that_comes_and_goes_within_a_call_reorders_nothing() {
                 }
                 ask(&mut connection, "SCRIPT FLUSH");
                 other.put(&[entry("other", 1, n)], &[]).expect("it runs");
+                // How long the script stays; nothing is waited for.
                 std::thread::sleep(Duration::from_millis(2));
             }
         });

@@ -84,6 +84,7 @@ impl Server {
                 self.port,
                 self.log()
             );
+            // A foreign program tells nobody that it listens.
             std::thread::sleep(Duration::from_millis(20));
         }
     }

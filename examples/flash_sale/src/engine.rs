@@ -2,8 +2,8 @@
 
 pub(crate) use stockade::allocator::Limits;
 pub(crate) use stockade::engine::{
-    Ask, Busy, BusyReason, CommandError, Engine, EngineBuilder, EngineError, Handle, Runner, State,
-    Ticket,
+    Ask, Busy, BusyReason, CommandError, Engine, EngineBuilder, EngineError, Handle, Health,
+    Runner, State, Ticket,
 };
 
 use anyhow::{Context, Result, anyhow, bail};

@@ -1,7 +1,9 @@
 //! `init`: makes what a distributed sale needs before its first start. Safe to repeat.
 
+use crate::ingest::{KafkaUrl, Topics};
 use crate::log::PostgresUrl;
 use anyhow::{Context, Result};
+use clap::value_parser;
 
 /// `flash-sale init`
 #[derive(Debug, clap::Args)]
@@ -9,6 +11,18 @@ pub(crate) struct Args {
     /// The PostgreSQL server that keeps the log: its tables are made, or brought to this release's version
     #[arg(long, value_name = "URL")]
     store: PostgresUrl,
+    /// The Kafka cluster between API nodes and writers: its topics are made; those that there are stay as they are
+    #[arg(long, value_name = "URL")]
+    ingest: Option<KafkaUrl>,
+    /// Writers, each with its own share of the SKUs; it can't be changed later
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
+    shards: u16,
+    /// API nodes that there may be
+    #[arg(long, default_value_t = 8, value_parser = value_parser!(u16).range(1..))]
+    nodes: u16,
+    /// Brokers that keep a copy of each message: 3 in production
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
+    replicas: u16,
 }
 
 /// Makes it.
@@ -18,5 +32,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .migrate()
         .with_context(|| format!("can't make the tables in {store}"))?;
     println!("{store}: the tables are of this release");
+    if let Some(ingest) = &args.ingest {
+        let topics = Topics {
+            shards: args.shards,
+            nodes: args.nodes,
+            replicas: args.replicas,
+        };
+        ingest
+            .init(topics)
+            .with_context(|| format!("can't make the topics in {ingest}"))?;
+        println!("{ingest}: the topics are there");
+    }
     Ok(())
 }

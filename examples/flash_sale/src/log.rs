@@ -101,6 +101,12 @@ impl PostgresUrl {
         Ok((builder.store(store), Box::new(move || stop.stop())))
     }
 
+    /// What is committed, read beside its writer.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn reader(&self, shard: u16) -> stockade::postgres::PostgresLog {
+        stockade::postgres::PostgresLog::new(self.options(), shard)
+    }
+
     /// Makes the tables, or brings them to this release's version.
     pub(crate) fn migrate(&self) -> Result<()> {
         Ok(stockade::postgres::PostgresStore::migrate(&self.options())?)

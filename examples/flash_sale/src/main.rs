@@ -14,6 +14,7 @@ mod audit;
 mod cli;
 mod demo;
 mod engine;
+mod ingest;
 mod init;
 mod load;
 mod log;

@@ -78,6 +78,7 @@ impl PaymentGateway for SimulatedGateway {
                 (self.latency, Charge::Captured)
             };
             if !wait.is_zero() {
+                // The time that a payment takes is what is simulated.
                 tokio::time::sleep(wait).await;
             }
             charge

@@ -2,6 +2,7 @@
 
 use crate::cli::SkuArg;
 use crate::engine::{Ask, CommandError, Engine, EngineError, Handle, Limits};
+use crate::ingest::KafkaUrl;
 use crate::log::{Log, Stop};
 use crate::shared_cache::RedisUrl;
 use anyhow::{Context, Result, anyhow, bail};
@@ -100,6 +101,10 @@ pub(crate) struct Bounds {
     pub(crate) clock_jump_max: Duration,
     /// What is written through, if anything.
     pub(crate) cache: Option<RedisUrl>,
+    /// Where events go and requests come from, if not from this process alone.
+    pub(crate) ingest: Option<KafkaUrl>,
+    /// The writer's share.
+    pub(crate) shard: u16,
 }
 
 impl Default for Bounds {
@@ -108,12 +113,14 @@ impl Default for Bounds {
             queue: 65_536,
             clock_jump_max: Duration::from_secs(3_600),
             cache: None,
+            ingest: None,
+            shard: 0,
         }
     }
 }
 
 /// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined, one that the journal
-/// has is checked and never changed. The sale of one that was never opened is opened, also if it was defined long ago.
+/// has is checked and never changed; one that another shard sells is left to it. The sale of one that was never opened is opened, also if it was defined long ago.
 ///
 /// A log that others share is waited for: `waits` is given what ends that.
 pub(crate) fn open(
@@ -126,6 +133,7 @@ pub(crate) fn open(
     let rules = terms.rules()?;
     let builder = Engine::builder()
         .name("flash-sale")
+        .shard(bounds.shard)
         .limits(sale_limits())
         .ring_capacity(bounds.queue)
         .clock_jump_max(bounds.clock_jump_max)
@@ -134,11 +142,20 @@ pub(crate) fn open(
         Some(cache) => cache.attach(builder)?,
         None => builder,
     };
+    let mut own: Vec<&SkuArg> = skus.iter().collect();
+    let builder = match &bounds.ingest {
+        Some(ingest) => {
+            let (builder, sells) = ingest.attach(builder, log, bounds.shard)?;
+            own.retain(|sku| sells(&sku.name));
+            builder
+        }
+        None => builder,
+    };
     let (builder, stop) = log.attach(builder)?;
     waits(stop);
     let engine = builder.start().map_err(|error| start_failed(error, log))?;
     let handle = engine.handle();
-    for sku in skus {
+    for sku in own {
         let ready = define(&handle, sku, rules).and_then(|id| {
             if terms.closed {
                 return Ok(());
@@ -150,7 +167,8 @@ pub(crate) fn open(
             return Err(error);
         }
     }
-    if handle.skus().is_empty() {
+    // Those that Kafka brings may define some.
+    if handle.skus().is_empty() && bounds.ingest.is_none() {
         engine.shutdown(Duration::from_secs(5));
         bail!("{log} holds no SKU and none is given: pass --sku NAME=UNITS");
     }

@@ -37,14 +37,18 @@ mod connected {
     pub(crate) type Hints = ExpiredKeys;
 
     impl RedisUrl {
+        pub(crate) fn options(&self) -> Result<RedisOptions> {
+            Ok(RedisOptions::new(&self.0)?)
+        }
+
         /// Lets the engine write every change through.
         pub(crate) fn attach(&self, builder: EngineBuilder) -> Result<EngineBuilder> {
-            Ok(builder.cache(RedisCache::new(&RedisOptions::new(&self.0)?)))
+            Ok(builder.cache(RedisCache::new(&self.options()?)))
         }
 
         /// Asks the engine to expire what has expired in Redis. It decides by its own time.
         pub(crate) fn hint(&self, handle: Handle) -> Result<Hints> {
-            let options = RedisOptions::new(&self.0)?;
+            let options = self.options()?;
             // One that finds the queue full is no loss: the engine sweeps by itself.
             Ok(ExpiredKeys::listen(&options, move |expire| {
                 drop(handle.expire(expire));

@@ -23,6 +23,7 @@ fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
             begun.elapsed() < Duration::from_secs(5),
             "{what} is {found:?} and not {expected:?}"
         );
+        // What is asked are foreign programs, which tell nobody.
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -59,6 +59,7 @@ fn await_connected(sale: &Sale, programs: u32) {
             begun.elapsed() < Duration::from_secs(30),
             "{counted} are connected"
         );
+        // PostgreSQL tells nobody who connects.
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -147,6 +147,10 @@ impl Mirror {
 
     fn refresh(&mut self, now: Duration) {
         self.refresh_at = self.refresh_every.map(|every| now.saturating_add(every));
+        if self.shared.is_stalled(now) {
+            // Another writer may have the role: what is known runs out.
+            return;
+        }
         let skus = self.shared.reads.ids();
         let len = skus.len();
         self.unwritten

@@ -15,7 +15,7 @@ use crate::load::run_name;
 use crate::payment::SimulatedGateway;
 use crate::report::{EngineFigures, Receipts, Report, Sample, Settings};
 use crate::sale::{self, Bounds, Folder, Terms};
-use crate::serve::{Config, Server};
+use crate::serve::{Config, Desk, Server};
 use crate::token::Secrets;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -111,12 +111,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let secrets = Secrets::random()?;
     let server = Server::start(
         crate::serve::runtime(None)?,
-        engine.handle(),
+        Desk::Here(engine.handle()),
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             connections_max: 1_024,
             secrets: secrets.clone(),
             gateway: Arc::new(SimulatedGateway::new(Duration::from_millis(20))),
+            feed: None,
+            takes_changes: true,
         },
     )?;
     eprintln!(

@@ -1,29 +1,31 @@
-//! What every request can use: the engine's handle, the SKUs by name, who may do what, and the counters.
+//! What every request can use: the desk, the SKUs by name, who may do what, and the counters.
 
+use super::Config;
 use super::catalogue::Catalogue;
 use super::depletion::Depletion;
+use super::desk::Desk;
 use super::metrics::Metrics;
 use super::problem::Problem;
-use crate::engine::{Ask, Handle, Ticket};
+use crate::engine::{Ask, Health};
+use crate::ingest::Feed;
 use crate::payment::PaymentGateway;
 use crate::token::{Secrets, TokenError, Verifier};
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use stockade::types::{IdempotencyKey, Line, UserId};
+use stockade::types::{IdempotencyKey, Line, ReservationId, ReservationView, UserId};
 use tokio::sync::Semaphore;
 
-/// How long a request waits for its decision; then its outcome is unknown to it.
-pub(crate) const DECISION_TIME_MAX: Duration = Duration::from_secs(10);
 const KEY_LEN_MAX: usize = 255;
 /// Streams of stock that may be open at once.
 const STREAMS_MAX: usize = 1_024;
 
 /// See the module.
 pub(crate) struct App {
-    pub(crate) handle: Handle,
+    pub(crate) desk: Arc<Desk>,
+    /// What brings requests from Kafka, if anything does.
+    pub(crate) feed: Option<Arc<Feed>>,
     pub(crate) catalogue: Catalogue,
     pub(crate) depletion: Depletion,
     pub(crate) gateway: Arc<dyn PaymentGateway>,
@@ -32,20 +34,33 @@ pub(crate) struct App {
     secrets: Secrets,
     verifier: Verifier,
     draining: AtomicBool,
+    stale: AtomicBool,
+    takes_changes: bool,
 }
 
 impl App {
-    pub(crate) fn new(handle: Handle, secrets: Secrets, gateway: Arc<dyn PaymentGateway>) -> Self {
+    pub(crate) fn new(desk: Desk, config: Config) -> Self {
+        let Config {
+            secrets,
+            gateway,
+            feed,
+            takes_changes,
+            ..
+        } = config;
+        let desk = Arc::new(desk);
         Self {
-            catalogue: Catalogue::new(handle.clone()),
+            catalogue: Catalogue::new(Arc::clone(&desk)),
             depletion: Depletion::default(),
-            handle,
+            desk,
+            feed,
             gateway,
             metrics: Metrics::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             verifier: Verifier::new(&secrets.jwt),
             secrets,
             draining: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            takes_changes,
         }
     }
 
@@ -56,6 +71,29 @@ impl App {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Looks whether stock can still be known.
+    pub(crate) fn refresh(&self) {
+        self.stale.store(self.desk.is_stale(), Ordering::Relaxed);
+    }
+
+    /// Whether the stock that is shown may have changed since, as of the last look.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Whether sales go through this server; a writer behind Kafka only shows what is so.
+    pub(crate) fn takes_changes(&self) -> bool {
+        self.takes_changes
+    }
+
+    /// The desk's, with what keeps requests from coming.
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.desk.health();
+        let waits = self.feed.as_ref().and_then(|feed| feed.warning());
+        health.warnings.extend(waits);
+        health
     }
 
     /// Whose request it is.
@@ -85,29 +123,23 @@ impl App {
         ))
     }
 
-    /// Puts a command in line.
-    pub(crate) fn submit<C: Ask>(&self, command: C) -> Result<Ticket<C>, Problem> {
-        self.handle
-            .submit(command)
-            .map_err(|busy| Problem::busy(&busy))
-    }
-
     /// Puts a command in line and waits for its decision. `lines` are those of the cart, for a refusal to name.
     pub(crate) async fn ask<C: Ask>(
         &self,
         command: C,
         lines: &[Line],
     ) -> Result<C::Accepted, Problem> {
-        match tokio::time::timeout(DECISION_TIME_MAX, self.submit(command)?).await {
-            Ok(Ok(accepted)) => Ok(accepted),
-            Ok(Err(error)) => {
-                let names = self.catalogue.names();
-                Err(Problem::command(&error, |line| {
-                    names.name(lines.get(usize::from(line))?.sku)
-                }))
-            }
-            Err(_) => Err(Problem::outcome_unknown()),
-        }
+        let names = self.catalogue.names();
+        self.desk.ask(command, &names, lines).await
+    }
+
+    /// A reservation, live or ended.
+    pub(crate) async fn reservation(
+        &self,
+        id: ReservationId,
+    ) -> Result<Option<ReservationView>, Problem> {
+        let names = self.catalogue.names();
+        self.desk.reservation(id, &names).await
     }
 }
 

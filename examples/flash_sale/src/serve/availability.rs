@@ -1,4 +1,4 @@
-//! `GET /api/products/{sku}/availability`: the hottest path. It asks the engine's wait-free snapshot, never the ring.
+//! `GET /api/products/{sku}/availability`: the hottest path. It asks the desk's snapshot, never the writer.
 //!
 //! Each server thread keeps the last body per SKU and renders anew only when the snapshot differs: reads come far more
 //! often than batches.
@@ -14,28 +14,30 @@ use std::fmt::Write;
 use stockade::types::{Availability, SkuName};
 
 thread_local! {
-    /// By SKU index: what was rendered last, and of which engine (a process may serve several in turn).
-    static RENDERED: RefCell<Vec<Option<(Availability, Bytes)>>> = const { RefCell::new(Vec::new()) };
+    /// By SKU index: what was rendered last, and of what.
+    static RENDERED: RefCell<Vec<Option<(Availability, bool, Bytes)>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Answers.
 pub(crate) fn get(app: &App, name: &str) -> Result<Response<Body>, Problem> {
     let id = app.catalogue.id(name)?;
-    let Some(now) = app.handle.availability(id) else {
+    let Some(now) = app.desk.availability(id) else {
         return Err(Problem::unknown_sku(name));
     };
-    let index = id.0 as usize;
+    let (index, is_stale) = (id.0 as usize, app.is_stale());
     let bytes = RENDERED.with_borrow_mut(|rendered| -> Result<Bytes, Problem> {
         if rendered.len() <= index {
             rendered.resize(index + 1, None);
         }
         match &mut rendered[index] {
-            Some((of, bytes)) if *of == now => Ok(bytes.clone()),
-            stale => {
+            Some((of, was_stale, bytes)) if (*of, *was_stale) == (now, is_stale) => {
+                Ok(bytes.clone())
+            }
+            other => {
                 let names = app.catalogue.names();
                 let known = names.name(id).ok_or_else(|| Problem::unknown_sku(name))?;
-                let bytes = render(known, &now);
-                *stale = Some((now, bytes.clone()));
+                let bytes = render(known, &now, is_stale);
+                *other = Some((now, is_stale, bytes.clone()));
                 Ok(bytes)
             }
         }
@@ -47,8 +49,8 @@ pub(crate) fn get(app: &App, name: &str) -> Result<Response<Body>, Problem> {
     Ok(response)
 }
 
-/// The body; with nothing available but something held, also when that may come back.
-pub(crate) fn render(name: &SkuName, stock: &Availability) -> Bytes {
+/// The body; with nothing available but something held, also when that may come back; and that it may have changed since.
+pub(crate) fn render(name: &SkuName, stock: &Availability, is_stale: bool) -> Bytes {
     let mut text = String::with_capacity(256);
     let name = serde_json::to_string(name.as_str()).unwrap_or_default();
     // Writing to a String can't fail.
@@ -60,7 +62,7 @@ pub(crate) fn render(name: &SkuName, stock: &Availability) -> Bytes {
     if let (0, Some(at)) = (stock.available, stock.not_before) {
         let _ = write!(text, ",\"not_before\":\"{at}\"");
     }
-    text.push('}');
+    text.push_str(if is_stale { ",\"stale\":true}" } else { "}" });
     Bytes::from(text)
 }
 
@@ -83,9 +85,12 @@ mod tests {
             not_before: Some(Timestamp::from_micros(1_000_000)),
         };
         let value: serde_json::Value =
-            serde_json::from_slice(&render(&name, &stock)).expect("is JSON");
+            serde_json::from_slice(&render(&name, &stock, true)).expect("is JSON");
         assert_eq!(value["sku_id"], name.as_str());
-        assert_eq!(value["reserved"], 2);
+        assert_eq!(
+            (&value["reserved"], &value["stale"]),
+            (&2.into(), &true.into())
+        );
         assert_eq!(value["as_of"], "1970-01-01T00:00:00.000Z");
         assert_eq!(value["not_before"], "1970-01-01T00:00:01.000Z");
     }

@@ -1,8 +1,8 @@
 //! The SKUs by name, as requests look them up. Readers never wait: the list is replaced whole when operators have
 //! defined more.
 
+use super::desk::Desk;
 use super::problem::Problem;
-use crate::engine::Handle;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use stockade::types::{SkuId, SkuName};
 
 /// See the module.
 pub(crate) struct Catalogue {
-    handle: Handle,
+    desk: Arc<Desk>,
     names: ArcSwap<Names>,
     growing: Mutex<()>,
 }
@@ -22,10 +22,10 @@ pub(crate) struct Names {
 }
 
 impl Catalogue {
-    pub(crate) fn new(handle: Handle) -> Self {
+    pub(crate) fn new(desk: Arc<Desk>) -> Self {
         Self {
-            names: ArcSwap::from_pointee(Names::of(&handle)),
-            handle,
+            names: ArcSwap::from_pointee(Names::of(&desk)),
+            desk,
             growing: Mutex::new(()),
         }
     }
@@ -35,7 +35,7 @@ impl Catalogue {
         if let Some(&id) = self.names.load().ids.get(name.trim()) {
             return Ok(id);
         }
-        let Some(id) = self.handle.sku(name) else {
+        let Some(id) = self.desk.sku(name) else {
             return Err(Problem::unknown_sku(name));
         };
         self.grow();
@@ -50,14 +50,13 @@ impl Catalogue {
     /// Takes in what was defined meanwhile.
     pub(crate) fn grow(&self) {
         let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.names.store(Arc::new(Names::of(&self.handle)));
+        self.names.store(Arc::new(Names::of(&self.desk)));
     }
 }
 
 impl Names {
-    fn of(handle: &Handle) -> Self {
-        let mut skus = handle.skus();
-        skus.sort_by_key(|&(id, _)| id);
+    fn of(desk: &Desk) -> Self {
+        let skus = desk.skus();
         Self {
             ids: skus
                 .iter()
@@ -71,7 +70,7 @@ impl Names {
         self.names.get(id.0 as usize)
     }
 
-    /// All of them, in the engine's order.
+    /// All of them, in the desk's order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SkuId, &SkuName)> {
         (0..).map(SkuId).zip(&self.names)
     }

@@ -66,6 +66,7 @@ pub(crate) async fn serve(
                 let task = tokio::spawn(connection.run(stream));
                 Peers::served_by(&peer, task.abort_handle());
             }
+            // The system tells nobody when it has file descriptors again.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }

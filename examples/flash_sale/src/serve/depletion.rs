@@ -30,8 +30,9 @@ impl Depletion {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !app.is_draining() {
             let at = every.tick().await.into_std();
+            app.refresh();
             let names = app.catalogue.names();
-            let stock = names.iter().map(|(id, _)| app.handle.availability(id));
+            let stock = names.iter().map(|(id, _)| app.desk.availability(id));
             let available = stock.map(|stock| stock.map_or(0, |stock| stock.available));
             app.depletion.look(at, available.collect());
         }

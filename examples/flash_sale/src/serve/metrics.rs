@@ -3,7 +3,10 @@
 //! Counters are relaxed atomics: a scrape sees each of them at some moment of late, not all at one.
 
 use super::app::App;
-use crate::engine::State;
+#[cfg(feature = "kafka")]
+use super::desk::Away;
+use super::desk::Desk;
+use crate::engine::{Handle, State};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,8 +17,8 @@ const EDGES_US: [u64; 14] = [
     1_000_000,
 ];
 /// Statuses that we answer; any other counts under the last.
-const STATUSES: [u16; 18] = [
-    200, 201, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 429, 500, 503, 504, 100, 0,
+const STATUSES: [u16; 19] = [
+    200, 201, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 421, 429, 500, 503, 504, 100, 0,
 ];
 
 /// A group of addresses.
@@ -74,7 +77,15 @@ impl Metrics {
 pub(crate) fn render(app: &App) -> String {
     let mut out = String::with_capacity(8_192);
     render_stock(app, &mut out);
-    render_engine(app, &mut out);
+    match &*app.desk {
+        Desk::Here(handle) => render_engine(handle, &mut out),
+        #[cfg(feature = "kafka")]
+        Desk::Away(away) => render_away(away, &mut out),
+    }
+    for (name, help, value) in app.feed.iter().flat_map(|feed| feed.gauges()) {
+        kind(&mut out, name, "gauge", help);
+        line(&mut out, name, "", value);
+    }
     render_http(&app.metrics, &mut out);
     out
 }
@@ -89,7 +100,7 @@ fn kind(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn render_stock(app: &App, out: &mut String) {
-    let health = app.handle.health();
+    let health = app.health();
     kind(
         out,
         "flash_sale_up",
@@ -99,7 +110,7 @@ fn render_stock(app: &App, out: &mut String) {
     let up = u8::from(!matches!(health.state, State::Halted(_)));
     line(out, "flash_sale_up", "", up);
     kind(out, "queue_depth", "gauge", "Commands in line");
-    line(out, "queue_depth", "", app.handle.queue_depth());
+    line(out, "queue_depth", "", app.desk.queue_depth());
     kind(
         out,
         "oversell_count",
@@ -110,7 +121,7 @@ fn render_stock(app: &App, out: &mut String) {
     let mut oversold = 0;
     let names = app.catalogue.names();
     for (id, name) in names.iter() {
-        if let Some(stock) = app.handle.availability(id) {
+        if let Some(stock) = app.desk.availability(id) {
             oversold += (stock.reserved + stock.sold).saturating_sub(stock.total);
             let name = name.as_str().replace('\\', "\\\\").replace('"', "\\\"");
             stocks.push((name, stock, app.depletion.rate(id)));
@@ -140,8 +151,8 @@ fn render_stock(app: &App, out: &mut String) {
     }
 }
 
-fn render_engine(app: &App, out: &mut String) {
-    let stats = app.handle.stats();
+fn render_engine(handle: &Handle, out: &mut String) {
+    let stats = handle.stats();
     kind(
         out,
         "decisions_total",
@@ -176,6 +187,36 @@ fn render_engine(app: &App, out: &mut String) {
     ] {
         let labels = format!("{{quantile=\"{quantile}\"}}");
         line(out, "commit_seconds", &labels, took.as_secs_f64());
+    }
+}
+
+#[cfg(feature = "kafka")]
+fn render_away(away: &Away, out: &mut String) {
+    kind(
+        out,
+        "kafka_lag",
+        "gauge",
+        "Requests in each partition that wait",
+    );
+    for (partition, lag) in away.lags().into_iter().enumerate() {
+        let labels = format!("{{partition=\"{partition}\"}}");
+        line(out, "kafka_lag", &labels, lag);
+    }
+    let reads = away.reads();
+    kind(
+        out,
+        "cache_reads_total",
+        "counter",
+        "This node's reads of Redis, by what they found",
+    );
+    for (outcome, count) in [
+        ("hit", reads.hits),
+        ("miss", reads.misses),
+        ("error", reads.errors),
+        ("failure", reads.failures),
+    ] {
+        let labels = format!("{{outcome=\"{outcome}\"}}");
+        line(out, "cache_reads_total", &labels, count);
     }
 }
 

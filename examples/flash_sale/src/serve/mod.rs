@@ -6,19 +6,27 @@
 //! GET    /livez /readyz /metrics              GET POST /api/admin/...  see `admin`
 //! ```
 //!
-//! HTTP/1.1 on hyper, without a framework: the availability read is one look at the engine's snapshot, and everything
-//! else waits for the engine's decision, which is durable before it is answered. [`Server`] runs in a process of its own
-//! or inside the demo.
+//! HTTP/1.1 on hyper, without a framework: the availability read is one look at a snapshot, and everything else waits for a
+//! decision, which is durable before it is answered. [`Server`] runs in a process of its own or inside the demo.
+//!
+//! | `--role` | decides | sales over HTTP | |
+//! |---|---|---|---|
+//! | `all` | here | yes | one process, with `--ingest` also for what others ask through Kafka |
+//! | `writer` | here | no, from Kafka | shows what is so, its health and metrics |
+//! | `api` | its writers | yes | stateless: any number of them |
 
 mod admin;
 mod app;
 mod availability;
+#[cfg(feature = "kafka")]
+mod away;
 mod body;
 mod cart;
 mod catalogue;
 mod checkout;
 mod connection;
 mod depletion;
+mod desk;
 mod metrics;
 mod peer;
 mod problem;
@@ -29,15 +37,19 @@ mod stream;
 
 use crate::cli::{SkuArg, duration};
 use crate::engine::{Engine, Handle, State};
+use crate::ingest::{Feed, KafkaUrl};
 use crate::log::{Log, PostgresUrl, Stop};
 use crate::payment::{PaymentGateway, SimulatedGateway};
 use crate::sale::{self, Bounds, Terms};
 use crate::shared_cache::RedisUrl;
 use crate::shutdown::Signals;
 use crate::token::Secrets;
+#[cfg(feature = "kafka")]
+use anyhow::ensure;
 use anyhow::{Context, Result, bail};
 use app::App;
 use depletion::Depletion;
+pub(crate) use desk::Desk;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -62,9 +74,21 @@ pub(crate) struct Args {
     #[command(flatten)]
     kept: Kept,
     /// A Redis that stock and reservations are written through to, for readers in other processes
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", required_if_eq("role", "api"))]
     cache: Option<RedisUrl>,
-    /// A SKU and its units; repeat for more
+    /// What this process does of a sale on many machines
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+    /// A Kafka cluster between API nodes and writers, prepared by `init`
+    #[arg(long, value_name = "URL", required_if_eq_any([("role", "api"), ("role", "writer")]))]
+    ingest: Option<KafkaUrl>,
+    /// A writer's share of the SKUs, which is its partition of the requests
+    #[arg(long, default_value_t = 0)]
+    shard: u16,
+    /// An API node's number, which is its partition of the replies; no two have the same
+    #[arg(long, default_value_t = 0)]
+    node: u16,
+    /// A SKU and its units; repeat for more. Of several writers each takes those of its own share
     #[arg(long, value_name = "NAME=UNITS")]
     sku: Vec<SkuArg>,
     /// How long a reservation holds its units
@@ -97,6 +121,17 @@ pub(crate) struct Args {
     insecure_dev: bool,
 }
 
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    /// Answers HTTP and decides
+    All,
+    /// Answers HTTP; writers decide
+    Api,
+    /// Decides what API nodes ask
+    Writer,
+}
+
 /// Where the sale is kept.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -120,9 +155,66 @@ impl Kept {
     }
 }
 
+impl Args {
+    fn config(&self, feed: Option<Arc<Feed>>) -> Result<Config> {
+        Ok(Config {
+            listen: self.listen,
+            connections_max: self.connections_max,
+            secrets: Secrets::from_env(self.insecure_dev, self.listen.ip())?,
+            gateway: Arc::new(SimulatedGateway::new(self.payment_latency)),
+            feed,
+            takes_changes: self.role != Role::Writer,
+        })
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, or until another writer has taken the role.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let secrets = Secrets::from_env(args.insecure_dev, args.listen.ip())?;
+    let runtime = runtime(args.threads)?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::catch()?
+    };
+    match args.role {
+        Role::Api => run_api(args, runtime, signals),
+        Role::All | Role::Writer => run_engine(args, runtime, signals),
+    }
+}
+
+/// An API node: what it needs, others keep.
+fn run_api(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()> {
+    let server = Server::start(runtime, desk_away(args)?, args.config(None)?)?;
+    println!("listening on http://{}", server.address());
+    server.runtime().block_on(signals.first())?;
+    eprintln!("shutting down");
+    server.stop();
+    Ok(())
+}
+
+#[cfg(feature = "kafka")]
+fn desk_away(args: &Args) -> Result<Desk> {
+    let (Log::Postgres(store), Some(ingest), Some(cache)) =
+        (args.kept.log()?, &args.ingest, &args.cache)
+    else {
+        bail!("an API node takes --store postgres://.., --cache and --ingest");
+    };
+    ensure!(
+        args.sku.is_empty(),
+        "--sku is for writers: an API node sells what they have defined"
+    );
+    let away = desk::Away::start(ingest, args.node, &store, cache)?;
+    Ok(Desk::Away(away))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn desk_away(args: &Args) -> Result<Desk> {
+    match &args.ingest {
+        Some(ingest) => ingest.missing(),
+        None => bail!("an API node takes --ingest"),
+    }
+}
+
+fn run_engine(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()> {
     let terms = Terms {
         hold: args.hold,
         per_user: args.per_user,
@@ -132,13 +224,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         queue: args.queue as usize,
         clock_jump_max: args.clock_jump_max,
         cache: args.cache.clone(),
+        ingest: args.ingest.clone(),
+        shard: args.shard,
     };
+    // What can't be is said before the role is waited for.
+    let mut config = args.config(None)?;
     let log = args.kept.log()?;
-    let runtime = runtime(args.threads)?;
-    let mut signals = {
-        let _inside = runtime.enter();
-        Signals::catch()?
-    };
     let opening = {
         let (log, skus) = (log.clone(), args.sku.clone());
         move |waits| sale::open(&log, &skus, &terms, &bounds, waits)
@@ -149,41 +240,46 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(engine) = runtime.block_on(unless_asked_to_end(&mut signals, opening))? else {
         return Ok(());
     };
-    let config = Config {
-        listen: args.listen,
-        connections_max: args.connections_max,
-        secrets,
-        gateway: Arc::new(SimulatedGateway::new(args.payment_latency)),
-    };
+    let handle = engine.handle();
     let hints = args.cache.as_ref();
-    let hints = hints.map(|cache| cache.hint(engine.handle())).transpose();
-    let started =
-        hints.and_then(|hints| Ok((hints, Server::start(runtime, engine.handle(), config)?)));
-    let (_hints, server) = match started {
+    let hints = hints.map(|cache| cache.hint(handle.clone())).transpose();
+    let started = hints.and_then(|hints| {
+        let ingest = args.ingest.as_ref();
+        let feed = ingest.map(|ingest| ingest.feed(handle.clone(), args.shard));
+        let feed = feed.transpose()?.map(Arc::new);
+        config.feed.clone_from(&feed);
+        let server = Server::start(runtime, Desk::Here(handle.clone()), config)?;
+        Ok((hints, feed, server))
+    });
+    let (_hints, feed, server) = match started {
         Ok(started) => started,
         Err(error) => {
             engine.shutdown(DRAIN_TIME);
             return Err(error);
         }
     };
-    for warning in engine.handle().health().warnings {
+    for warning in handle.health().warnings {
         eprintln!("warning: {warning}");
     }
     println!("listening on http://{}", server.address());
     server.runtime().block_on(async {
         tokio::select! {
             caught = signals.first() => caught,
-            () = halted(engine.handle()), if log.is_shared() => Ok(()),
+            () = halted(&handle, feed.as_deref()), if log.is_shared() => Ok(()),
         }
     })?;
     eprintln!("shutting down");
     server.stop();
+    let unfed = feed.as_ref().and_then(|feed| feed.halted());
+    if let Some(feed) = feed {
+        feed.stop();
+    }
     let report = engine.shutdown(DRAIN_TIME);
     if !report.is_clean {
         let why = report.halted.unwrap_or_else(|| "it took too long".into());
         bail!("the engine did not end in good order: {why}");
     }
-    Ok(())
+    unfed.map_or(Ok(()), |why| bail!("no more requests can be taken: {why}"))
 }
 
 /// Opens the engine, which may wait long for the writer's role; `None` if a signal came first.
@@ -212,10 +308,13 @@ where
     }
 }
 
-/// When the engine has halted. Other machines go on with a log that is shared, so this one makes way: restarted, it follows.
-async fn halted(handle: Handle) {
+/// When the engine has halted, or what feeds it. Other machines go on with a log that is shared, so this one makes way:
+/// restarted, it follows.
+async fn halted(handle: &Handle, feed: Option<&Feed>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
-    while !matches!(handle.health().state, State::Halted(_)) {
+    while !matches!(handle.health().state, State::Halted(_))
+        && feed.is_none_or(|feed| feed.halted().is_none())
+    {
         look.tick().await;
     }
 }
@@ -239,6 +338,10 @@ pub(crate) struct Config {
     pub(crate) connections_max: u32,
     pub(crate) secrets: Secrets,
     pub(crate) gateway: Arc<dyn PaymentGateway>,
+    /// What brings requests from Kafka, if anything does.
+    pub(crate) feed: Option<Arc<Feed>>,
+    /// Whether sales go through this server.
+    pub(crate) takes_changes: bool,
 }
 
 /// A server at work.
@@ -252,7 +355,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Listens; requests are answered from now on.
-    pub(crate) fn start(runtime: Runtime, handle: Handle, config: Config) -> Result<Self> {
+    pub(crate) fn start(runtime: Runtime, desk: Desk, config: Config) -> Result<Self> {
         let listener = listen(config.listen).with_context(|| {
             format!(
                 "can't listen on {}: take another --listen, or port 0 for a free one",
@@ -260,7 +363,8 @@ impl Server {
             )
         })?;
         let address = listener.local_addr()?;
-        let app = Arc::new(App::new(handle, config.secrets, config.gateway));
+        let connections_max = config.connections_max;
+        let app = Arc::new(App::new(desk, config));
         let watched = app.clone();
         runtime.spawn(async move { Depletion::watch(&watched).await });
         let (stop, stopped) = watch::channel(false);
@@ -271,7 +375,7 @@ impl Server {
         let serving = runtime.spawn(connection::serve(
             listener,
             app.clone(),
-            config.connections_max,
+            connections_max,
             stopped,
             DRAIN_TIME,
         ));

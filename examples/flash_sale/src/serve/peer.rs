@@ -106,6 +106,7 @@ impl Peers {
     /// Cuts off whoever is too slow, for ever.
     pub(super) async fn watch(&self) {
         loop {
+            // That a peer does nothing is no event: only time shows it.
             tokio::time::sleep(LOOK_EVERY).await;
             let now = self.second.fetch_add(1, Ordering::Relaxed) + 1;
             for peer in self.lock().values() {
@@ -175,6 +176,7 @@ mod tests {
             let peers = peers.clone();
             tokio::spawn(async move { peers.watch().await })
         };
+        // Time is what is tested. The runtime's clock is paused: it jumps as soon as every task waits.
         tokio::time::sleep(Duration::from_secs(u64::from(IDLE_S_MAX) - 1)).await;
         assert!(!idle.is_finished());
         tokio::time::sleep(Duration::from_secs(5)).await;

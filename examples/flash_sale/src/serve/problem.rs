@@ -2,7 +2,7 @@
 //!
 //! | status | codes |
 //! |---|---|
-//! | 400 | `bad_json`, `bad_request`, `quantity_invalid`, `cart_invalid`, `idempotency_key_missing`, `too_many_lines` |
+//! | 400 | `bad_json`, `bad_request`, `quantity_invalid`, `cart_invalid`, `cross_group`, `idempotency_key_missing`, `too_many_lines` |
 //! | 401, 403 | `token_missing`, `token_invalid`, `token_expired`; `not_owner`, `admin_only` |
 //! | 402 | `payment_declined` (the hold is kept) |
 //! | 404, 405 | `not_found`, `unknown_sku`, `unknown_reservation`; `method_not_allowed` |
@@ -10,7 +10,8 @@
 //! | 409 | `sold_out`, `user_limit`, `request_limit`, `hold_limit`, `not_open`, `paused`, `key_conflict`, `sku_differs`, `in_payment`, `confirmed`, ... |
 //! | 410 | `expired`, `released`, `too_old`, `refunded` |
 //! | 429 | `queue_full`, with `queue_depth` and Retry-After |
-//! | 503 | `halted`, `draining`, `busy`, `not_decided`, `outcome_unknown` |
+//! | 421 | `ask_writer`, `ask_api_node` (of those that have these roles apart) |
+//! | 503 | `halted`, `draining`, `busy`, `not_decided`, `outcome_unknown`; with Kafka in front also `unavailable`, `lagging` |
 //! | 504 | `payment_timeout` (the hold is kept) |
 
 use super::body::Body;
@@ -74,6 +75,19 @@ impl Problem {
             "whether this was done is not known: ask again with the same Idempotency-Key",
         )
         .retry_after(1)
+    }
+
+    /// An API node can't know.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn ask_writer() -> Self {
+        let text = "only the writer of this SKU knows: ask it";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "ask_writer", text)
+    }
+
+    /// A writer takes requests from Kafka alone.
+    pub(crate) fn ask_api_node() -> Self {
+        let text = "this is a writer, which takes requests from Kafka: ask an API node";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "ask_api_node", text)
     }
 
     /// A further member of the document.

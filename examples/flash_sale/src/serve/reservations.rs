@@ -8,9 +8,7 @@ use super::reserve::seconds_until;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json as object;
-use stockade::types::{
-    Query, QueryAnswer, Refusal, Release, ReservationId, ReservationView, UserId,
-};
+use stockade::types::{Refusal, Release, ReservationId, ReservationView, UserId};
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -32,7 +30,7 @@ pub(crate) async fn get(
     let user = app.user(headers)?;
     let found = find(app, parse(id)?, user).await?;
     let live = found.status.is_live();
-    let now = app.handle.now();
+    let now = app.desk.now();
     let names = app.catalogue.names();
     Ok(json(
         StatusCode::OK,
@@ -70,9 +68,9 @@ pub(crate) fn parse(id: &str) -> Result<ReservationId, Problem> {
 }
 
 async fn find(app: &App, id: ReservationId, user: UserId) -> Result<ReservationView, Problem> {
-    match app.ask(Query::Reservation(id), &[]).await? {
-        QueryAnswer::Reservation(Some(found)) if found.user == user => Ok(found),
-        QueryAnswer::Reservation(Some(_)) => Err(Problem::refused(&Refusal::NotOwner, |_| None)),
-        _ => Err(Problem::refused(&Refusal::UnknownReservation, |_| None)),
+    match app.reservation(id).await? {
+        Some(found) if found.user == user => Ok(found),
+        Some(_) => Err(Problem::refused(&Refusal::NotOwner, |_| None)),
+        None => Err(Problem::refused(&Refusal::UnknownReservation, |_| None)),
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The same Idempotency-Key gives the same answer, also after a restart; so whoever got no answer asks again.
 
-use super::app::{App, DECISION_TIME_MAX, idempotency_key};
+use super::app::{App, idempotency_key};
 use super::body::{Body, json, read_json};
 use super::cart::{CartBody, LineView, view};
+use super::desk::DECISION_TIME_MAX;
 use super::problem::Problem;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
@@ -28,7 +29,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
     let cart: CartBody = read_json(body).await?;
     let lines = cart.lines(&app.catalogue)?;
     let named = lines.clone();
-    let now = app.handle.now();
+    let now = app.desk.now();
     // Whoever has stopped waiting gets no units.
     let command = Reserve::cart(user, lines)
         .key(key)
@@ -41,7 +42,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
             reservation_id: reservation.id.to_string(),
             status: "RESERVED",
             expires_at: reservation.expires_at.to_string(),
-            expires_in_seconds: seconds_until(reservation.expires_at, app.handle.now()),
+            expires_in_seconds: seconds_until(reservation.expires_at, app.desk.now()),
             lines: view(&names, named.as_slice()),
         },
     ))

@@ -69,6 +69,9 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
     if segments.next().is_some() {
         return (Route::Other, Err(Problem::not_found()));
     }
+    if path[0] == "api" && request.method() != Method::GET && !app.takes_changes() {
+        return (Route::Other, Err(Problem::ask_api_node()));
+    }
     let headers = request.headers();
     match (request.method(), path) {
         (&Method::POST, ["api", "reserve", "", "", "", ""]) => {
@@ -120,7 +123,7 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (Route, Outcome
 
 /// The process is alive unless the engine has halted; it is ready while it also takes new requests.
 fn probe(app: &App, readiness: bool) -> Response<Body> {
-    let health = app.handle.health();
+    let health = app.health();
     let state = match &health.state {
         State::Running if health.is_degraded() => "degraded",
         State::Running => "running",
@@ -144,7 +147,7 @@ fn probe(app: &App, readiness: bool) -> Response<Body> {
             "reason": reason,
             "draining": app.is_draining(),
             "warnings": health.warnings,
-            "queue_depth": app.handle.queue_depth(),
+            "queue_depth": app.desk.queue_depth(),
         }),
     )
 }

@@ -42,7 +42,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
         let mut sent_sequence = None;
         let mut last_piece = Instant::now();
         while !app.is_draining() {
-            let Some(stock) = app.handle.availability(sku) else {
+            let Some(stock) = app.desk.availability(sku) else {
                 return;
             };
             let piece = if sent_sequence == Some(stock.sequence) {
@@ -51,7 +51,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
                 sent_sequence = Some(stock.sequence);
                 let mut event =
                     format!("id: {}\nevent: stock\ndata: ", stock.sequence).into_bytes();
-                event.extend_from_slice(&render(&name, &stock));
+                event.extend_from_slice(&render(&name, &stock, app.is_stale()));
                 event.extend_from_slice(b"\n\n");
                 Some(Bytes::from(event))
             };
@@ -61,6 +61,7 @@ pub(crate) fn get(app: &Arc<App>, name: &str) -> Result<Response<Body>, Problem>
                 }
                 last_piece = Instant::now();
             }
+            // At most so many pieces a second, however fast the stock changes.
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });

@@ -6,8 +6,11 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod crowd;
+
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -38,7 +41,7 @@ pub fn serve_shared(url: &str, flags: &[&str]) -> Command {
     command
 }
 
-const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
+pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
 
 /// A bearer token of a user.
 pub fn token(user: &str) -> String {
@@ -62,6 +65,7 @@ pub fn token_valid(user: &str, valid: &str) -> String {
 pub struct Server {
     pub child: Child,
     pub address: SocketAddr,
+    errors: File,
 }
 
 impl Server {
@@ -73,6 +77,15 @@ impl Server {
     /// As a command that serves.
     pub fn of(command: Command) -> Self {
         Starting::of(command).listens()
+    }
+
+    /// Waits until it ends by itself. Gives whether it says that all is well, and what it wrote to its standard error.
+    pub fn ends(mut self) -> (bool, String) {
+        let status = self.child.wait().expect("it ends");
+        let mut said = String::new();
+        self.errors.rewind().expect("a file");
+        self.errors.read_to_string(&mut said).expect("it is text");
+        (status.success(), said)
     }
 
     /// As `kill -9`.
@@ -134,12 +147,14 @@ impl Server {
 }
 
 /// A server that has not said yet where it listens, such as a standby. Killed when it is dropped.
-pub struct Starting(Option<Child>);
+pub struct Starting(Option<Child>, Option<File>);
 
 impl Starting {
     pub fn of(mut command: Command) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        Self(Some(child.expect("the program starts")))
+        let errors = tempfile::tempfile().expect("a temporary file");
+        let stderr = errors.try_clone().expect("a second handle of it");
+        let child = command.stdout(Stdio::piped()).stderr(stderr).spawn();
+        Self(Some(child.expect("the program starts")), Some(errors))
     }
 
     /// Waits until it listens.
@@ -156,7 +171,11 @@ impl Starting {
             .and_then(|address| address.parse().ok())
             .unwrap_or_else(|| panic!("the server did not start: {line:?}"));
         let child = self.0.take().expect("it runs");
-        Server { child, address }
+        Server {
+            child,
+            address,
+            errors: self.1.take().expect("it is kept"),
+        }
     }
 
     /// SIGTERM; true if it ended in good order.

@@ -1,310 +1,36 @@
-//! Kafka as it is: a real broker, which is killed and comes back, engines that die between commit and reply, and messages that
-//! nobody can read. `cargo test --features kafka --test kafka`.
+//! Requests and replies: engines that die between commit and reply, a broker that is killed under load, messages that nobody
+//! can read, offsets that are gone, and what a full engine and a node say to too many.
 
-#![expect(clippy::disallowed_methods, reason = "brokers live in real time")]
-
-#[path = "kafka/losses.rs"]
-mod losses;
-#[path = "kafka/pools.rs"]
-mod pools;
-#[expect(dead_code, reason = "shared with other tests")]
-mod servers;
-
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message, OwnedMessage};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use crate::dying::Dying;
+use crate::servers::Server;
+use crate::{Topics, WITHIN, ask, events, halted, key, name, open_sku, reserve, shared, until};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use servers::Server;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
-use stockade::engine::{Engine, Handle};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use stockade::engine::Engine;
 use stockade::kafka::{
-    AskError, Body, ClientOptions, EventCursor, KafkaClient, KafkaCluster, KafkaEvents, KafkaSink,
-    KafkaSource, Placement, Published, Reply, Request, SourceOptions, SourceState, SourceStatus,
-    TopicSettings,
+    AskError, Body, KafkaClient, KafkaSource, Placement, Request, SourceState, SourceStatus,
 };
-use stockade::store::{
-    JournalOptions, JournalReader, JournalStore, MemoryLog, MemoryStore, OpenRequest, Progress,
-    ReadLog, Recovered, Replica, ReplicaError, Store, StoreError,
-};
+use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
-    Batch, Decision, DefineSku, Event, EventKind, Gate, IdempotencyKey, Reason, Refusal,
-    ReservationId, Rules, SetGate, SkuId, SkuName, SourcePosition, Sourced, StateRecord, Submit,
+    Decision, EventKind, Expire, Refusal, ReservationId, SourcePosition, Sourced, Submit,
     Timestamp, UserId,
 };
-
-const ADMIN: UserId = UserId(1 << 100);
-const WITHIN: Duration = Duration::from_secs(30);
-
-/// The broker that tests share; the last one to let it go ends it.
-fn shared() -> Arc<Server> {
-    static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-    let mut shared = SHARED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start("kafka.sh", &[]));
-        *shared = Arc::downgrade(&server);
-        server
-    })
-}
-
-/// A test's own topics on a broker.
-struct Topics {
-    brokers: String,
-    name: &'static str,
-}
-
-impl Topics {
-    fn new(server: &Server, name: &'static str) -> Self {
-        let topics = Self {
-            brokers: format!("127.0.0.1:{}", server.port()),
-            name,
-        };
-        let names = ["requests", "replies", "dead", "events"].map(|kind| topics.topic(kind));
-        let settings = names.iter().map(|name| TopicSettings {
-            name,
-            partitions: 2,
-            replicas: 1,
-            properties: &[],
-        });
-        let settings: Vec<_> = settings.collect();
-        let made = topics.cluster().create_topics(&settings, WITHIN);
-        made.expect("a broker that runs");
-        let again = topics.cluster().create_topics(&settings, WITHIN);
-        again.expect("what is there stays");
-        topics
-    }
-
-    fn topic(&self, kind: &str) -> String {
-        format!("{}-{kind}", self.name)
-    }
-
-    fn cluster(&self) -> KafkaCluster {
-        KafkaCluster::new(&self.brokers)
-    }
-
-    fn source_options(&self) -> SourceOptions {
-        let mut options = SourceOptions::new(0);
-        options.requests = self.topic("requests");
-        options.replies = self.topic("replies");
-        options.dead_letters = self.topic("dead");
-        options.group = self.name.into();
-        options
-    }
-
-    fn source(&self, engine: Handle) -> KafkaSource {
-        KafkaSource::start(&self.cluster(), self.source_options(), engine).expect("it starts")
-    }
-
-    fn client_options(&self) -> ClientOptions {
-        // Everything to partition 0, as if the other's writer sold other things.
-        let groups = (0..).map(|n| Placement::new(2).group(&format!("group-{n}"), [name("SKU-0")]));
-        let placement = groups
-            .into_iter()
-            .find(|placed| placed.partition_of(&name("SKU-0")) == 0);
-        let placement = placement.expect("half of them are");
-        let mut options = ClientOptions::new(1, placement);
-        options.requests = self.topic("requests");
-        options.replies = self.topic("replies");
-        options.group = self.name.into();
-        options
-    }
-
-    fn client(&self) -> KafkaClient {
-        KafkaClient::start(&self.cluster(), self.client_options(), WITHIN).expect("it starts")
-    }
-
-    fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers);
-        config
-    }
-
-    /// Writes raw messages to partition 0 of the requests.
-    fn write(&self, messages: &[&[u8]]) {
-        let producer: BaseProducer = self.config().create().expect("settings");
-        let topic = self.topic("requests");
-        for message in messages {
-            let record = BaseRecord::<str, [u8]>::to(&topic).partition(0).key("k");
-            let sent = producer.send(record.payload(message));
-            sent.map_err(|(error, _)| error).expect("room");
-        }
-        producer.flush(WITHIN).expect("they arrive");
-    }
-
-    /// Reads `count` messages of partition 0 of a topic from its beginning.
-    fn read(&self, kind: &str, count: usize) -> Vec<OwnedMessage> {
-        let mut config = self.config();
-        config
-            .set("group.id", "reader")
-            .set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create().expect("settings");
-        let mut all = TopicPartitionList::new();
-        for partition in 0..2 {
-            let added = all.add_partition_offset(&self.topic(kind), partition, Offset::Beginning);
-            added.expect("an offset");
-        }
-        consumer.assign(&all).expect("a partition");
-        let mut read = Vec::new();
-        let begun = Instant::now();
-        while read.len() < count && begun.elapsed() < WITHIN {
-            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-                read.push(message.detach());
-            }
-        }
-        read
-    }
-}
-
-fn name(text: &str) -> SkuName {
-    SkuName::new(text).expect("a name")
-}
-
-fn key(text: &str) -> IdempotencyKey {
-    IdempotencyKey::from_text(text).expect("not empty")
-}
-
-fn reserve(user: u64, sku: &str) -> Request {
-    let lines = vec![(name(sku), 1)];
-    let key = key(&format!("reserve {user} {sku}"));
-    Request::new(UserId::from(user), key, Body::Reserve { lines })
-}
-
-/// Asks as an API node does: again, under the same key, until the truth is known.
-fn ask(client: &KafkaClient, request: &Request) -> Reply {
-    let begun = Instant::now();
-    loop {
-        match client.ask(request, Duration::from_millis(500)) {
-            Ok(reply) => return reply,
-            Err(AskError::Unknown | AskError::Unavailable(_) | AskError::Busy { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-        assert!(begun.elapsed() < 3 * WITHIN, "no answer to {request:?}");
-        // A broker that is away refuses at once.
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-}
-
-fn open_sku(client: &KafkaClient, sku: &str, total: u64) {
-    let define = Body::DefineSku {
-        sku: name(sku),
-        total,
-        rules: Rules::default(),
-    };
-    let define = Request::new(ADMIN, key(&format!("define {sku}")), define);
-    let open = Body::SetGate {
-        sku: name(sku),
-        change: Gate::Open,
-        reason: Reason::default(),
-    };
-    let open = Request::new(ADMIN, key(&format!("open {sku}")), open);
-    // Without waiting for the definition: the source knows that it is on its way.
-    let defined = client.send(&define).expect("room");
-    let opened = ask(client, &open);
-    assert!(
-        matches!(opened.decision, Decision::GateSet { sale: 1 }),
-        "{opened:?}"
-    );
-    let defined = defined.wait(WITHIN).expect("the first was decided first");
-    assert!(
-        matches!(defined.decision, Decision::Defined { .. }),
-        "{defined:?}"
-    );
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < WITHIN, "{what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
-
-fn halted(source: &KafkaSource) -> String {
-    let mut why = String::new();
-    until("the source halts", || match source.status().state {
-        SourceState::Halted(reason) => {
-            why = reason;
-            true
-        }
-        _ => false,
-    });
-    why
-}
-
-struct Collect(Vec<Batch>);
-
-impl Replica for Collect {
-    fn restore(&mut self, _: &StateRecord) -> Result<(), ReplicaError> {
-        Ok(())
-    }
-
-    fn apply(&mut self, batch: &Batch) -> Result<(), ReplicaError> {
-        self.0.push(batch.clone());
-        Ok(())
-    }
-
-    fn export(&self, _: &mut dyn FnMut(&StateRecord)) {}
-}
-
-fn batches(log: &MemoryLog) -> Vec<Batch> {
-    let mut collected = Collect(Vec::new());
-    let request = OpenRequest {
-        shard: 0,
-        writer: 1,
-        replicas: Arc::new(|| Box::new(Collect(Vec::new()))),
-    };
-    let opened = MemoryStore::on(log).open(&request, &mut collected, &mut |_| {});
-    opened.expect("the log is whole");
-    collected.0
-}
 
 /// Every reservation that the log ever made, by user.
 fn reservations(log: &MemoryLog) -> BTreeMap<UserId, Vec<ReservationId>> {
     let mut made: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for batch in batches(log) {
-        for event in batch.events() {
-            let event = event.expect("an event");
-            if let EventKind::Reserved { origin, .. } = event.kind {
-                let id = ReservationId::new(event.shard, event.sequence);
-                made.entry(origin.user).or_default().push(id);
-            }
+    for event in events(log.clone()) {
+        if let EventKind::Reserved { origin, .. } = event.kind {
+            let id = ReservationId::new(event.shard, event.sequence);
+            made.entry(origin.user).or_default().push(id);
         }
     }
     made
-}
-
-/// A store that dies at some commit, by turns before and after it wrote.
-struct Dying {
-    inner: MemoryStore,
-    commits_left: u64,
-    writes: bool,
-}
-
-impl Store for Dying {
-    fn open(
-        &mut self,
-        request: &OpenRequest,
-        replica: &mut dyn Replica,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Recovered, StoreError> {
-        self.inner.open(request, replica, progress)
-    }
-
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        if self.commits_left > 0 {
-            self.commits_left -= 1;
-            return self.inner.commit(batch);
-        }
-        if self.writes {
-            self.inner.commit(batch)?;
-        }
-        Err(StoreError::Fatal("killed".into()))
-    }
 }
 
 #[test]
@@ -315,7 +41,7 @@ fn an_engine_killed_between_commit_and_reply_again_and_again_decides_everything_
     let topics = Topics::new(&server, "killed");
     let log = MemoryLog::default();
     let client = topics.client();
-    let (lives, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (lives, answered) = (AtomicUsize::new(0), AtomicU64::new(0));
     let replies = Mutex::new(BTreeMap::new());
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -344,7 +70,7 @@ fn an_engine_killed_between_commit_and_reply_again_and_again_decides_everything_
             while !is_done.load(Ordering::Acquire) {
                 let life = lives.fetch_add(1, Ordering::Relaxed);
                 let store = Dying {
-                    inner: MemoryStore::on(&log),
+                    inner: Box::new(MemoryStore::on(&log)),
                     commits_left: 2 + life % 5,
                     writes: life % 2 == 0,
                 };
@@ -581,7 +307,7 @@ fn an_offset_outside_the_topic_halts_and_is_never_reset() {
             .store(MemoryStore::on(&log))
             .build()
             .expect("it opens");
-        let expire = stockade::types::Expire {
+        let expire = Expire {
             reservation: ReservationId::new(0, 1),
         };
         let source = options.source_id();
@@ -631,8 +357,7 @@ fn an_offset_outside_the_topic_halts_and_is_never_reset() {
     assert!(why.contains("has no position"), "{why}");
 }
 
-fn delete_before(topics: &Topics, offset: i64) {
-    use rdkafka::admin::{AdminClient, AdminOptions};
+pub(super) fn delete_before(topics: &Topics, offset: i64) {
     let admin: AdminClient<_> = topics.config().create().expect("settings");
     let mut list = TopicPartitionList::new();
     let added = list.add_partition_offset(&topics.topic("requests"), 0, Offset::Offset(offset));
@@ -757,202 +482,4 @@ fn a_request_that_was_asked_too_late_is_not_decided() {
     );
     let SourceStatus { replies_lost, .. } = source.stop();
     assert_eq!(replies_lost, 0);
-}
-
-/// Every record of the events, with its cursor, and what a reader makes of them.
-fn published(topics: &Topics, wanted: &[Event]) -> (Vec<EventCursor>, Vec<Published>) {
-    let last = wanted.last().expect("some events");
-    let until = EventCursor {
-        epoch: last.epoch.into(),
-        sequence: last.sequence,
-    };
-    let events = topics.topic("events");
-    let begin = EventCursor::default();
-    let mut reader = KafkaEvents::start(&topics.cluster(), &events, 0, 0, begin).expect("a topic");
-    let mut read = Vec::new();
-    while reader.cursor() < until {
-        let next = reader.next(WITHIN).expect("a broker that runs");
-        read.push(next.expect("the last event comes"));
-    }
-    let count = usize::try_from(reader.offset()).expect("a few");
-    let raw = topics.read("events", count).into_iter().map(|record| {
-        let headers = record.headers().expect("a place");
-        let number = |key: &str| {
-            let found = headers.iter().find(|header| header.key == key);
-            let value = found.and_then(|header| header.value).unwrap_or_default();
-            String::from_utf8_lossy(value).parse().expect("a number")
-        };
-        EventCursor {
-            epoch: number("epoch"),
-            sequence: number("sequence"),
-        }
-    });
-    (raw.collect(), read)
-}
-
-fn events(mut log: impl ReadLog) -> Vec<Event> {
-    let mut all = Vec::new();
-    let read = log.read(1, &mut |batch| {
-        all.extend(batch.events().map(|event| event.expect("an event")));
-        true
-    });
-    read.expect("the log is whole");
-    all
-}
-
-fn sell(handle: &Handle, users: std::ops::Range<u64>) {
-    let tickets = users.map(|user| {
-        let reserve = stockade::types::Reserve::one(UserId::from(user), SkuId(0), 1);
-        handle.reserve(reserve.expect("a cart")).expect("room")
-    });
-    for ticket in tickets.collect::<Vec<_>>() {
-        ticket.wait().expect("units for all");
-    }
-}
-
-fn define(handle: &Handle) {
-    let define = DefineSku::new(ADMIN, name("SKU-0"), 1_000_000);
-    handle
-        .define_sku(define)
-        .expect("room")
-        .wait()
-        .expect("defined");
-    let open = SetGate::new(ADMIN, SkuId(0), Gate::Open);
-    handle.set_gate(open).expect("room").wait().expect("opened");
-}
-
-#[test]
-fn events_may_repeat_over_restarts_but_none_is_skipped() {
-    let server = shared();
-    let topics = Topics::new(&server, "outbox");
-    let log = MemoryLog::default();
-    let start = || {
-        let sink = KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
-        let store = MemoryStore::on(&log);
-        let builder = Engine::builder().store(store).log(log.clone()).sink(sink);
-        builder.start().expect("it recovers")
-    };
-    for life in 0..20 {
-        let engine = start();
-        if life == 0 {
-            define(&engine.handle());
-        }
-        // Some lives have more batches than wait for a slow sink, others few large ones.
-        let (batches, len) = if life % 5 == 0 {
-            (1_200, 1)
-        } else {
-            (life, 3_000)
-        };
-        for batch in 0..batches {
-            let first = life * 100_000 + batch * len;
-            sell(&engine.handle(), first..first + len);
-        }
-        // It is dropped without waiting for the sink, which has sent nothing, or all, or some of a batch.
-    }
-    let report = start().shutdown(WITHIN);
-    assert!(report.is_announced, "{report:?}");
-    let wanted = events(log.clone());
-    let (raw, read) = published(&topics, &wanted);
-    let read: Vec<Event> = read
-        .into_iter()
-        .map(|published| match published {
-            Published::Event(event) => event,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(read, wanted);
-    // What a producer that died had under way may come late, so a repetition may break off.
-    let mut last = 0;
-    for at in raw {
-        assert!(at.sequence <= last + 1, "{at:?} skips what follows {last}");
-        last = last.max(at.sequence);
-    }
-}
-
-#[test]
-fn a_broker_killed_while_events_leave_gets_all_of_them_in_order() {
-    let mut server = Server::start("kafka.sh", &[]);
-    let topics = Topics::new(&server, "leave");
-    let log = MemoryLog::default();
-    let sink = KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
-    let store = MemoryStore::on(&log);
-    let builder = Engine::builder().store(store).log(log.clone()).sink(sink);
-    let engine = builder.start().expect("it starts");
-    define(&engine.handle());
-    for part in 0..30 {
-        match part {
-            10 => server.kill(),
-            20 => server.restart(),
-            _ => {}
-        }
-        for block in 0..100 {
-            let first = (part * 100 + block) * 5;
-            sell(&engine.handle(), first..first + 5);
-        }
-    }
-    assert!(engine.handle().health().is_running());
-    let report = engine.shutdown(2 * WITHIN);
-    assert!(report.is_announced, "{report:?}");
-    let wanted = events(log.clone());
-    let (_, read) = published(&topics, &wanted);
-    let wanted: Vec<Published> = wanted.into_iter().map(Published::Event).collect();
-    assert!(read == wanted, "{} of {} events", read.len(), wanted.len());
-}
-
-#[test]
-fn a_log_that_lost_its_tail_publishes_a_fork_before_it_goes_on() {
-    let server = shared();
-    // The copy's sink begins before the number of the topic's last batch, and after it.
-    loses_its_tail(&Topics::new(&server, "fork-short"), 20, 3);
-    loses_its_tail(&Topics::new(&server, "fork-long"), 3, 20);
-}
-
-fn loses_its_tail(topics: &Topics, lost_batches: u64, new_batches: u64) {
-    let sell_singly = |engine: &Engine, first: u64, count: u64| {
-        for user in first..first + count {
-            sell(&engine.handle(), user..user + 1);
-        }
-    };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (whole, lost) = (folder.path().join("whole"), folder.path().join("lost"));
-    let builder = |dir: &std::path::Path| {
-        let store = JournalStore::new(JournalOptions::new(dir));
-        Engine::builder().store(store).log(JournalReader::new(dir))
-    };
-    let sink = || KafkaSink::new(&topics.cluster(), 0).topic(&topics.topic("events"));
-    let ends = |engine: Engine| {
-        let report = engine.shutdown(WITHIN);
-        assert!(report.is_clean && report.is_announced, "{report:?}");
-    };
-    let engine = builder(&whole).sink(sink()).start().expect("it starts");
-    define(&engine.handle());
-    sell(&engine.handle(), 0..5);
-    ends(engine);
-    let common = events(JournalReader::new(&whole)).len();
-    std::fs::create_dir(&lost).expect("an empty folder");
-    for file in std::fs::read_dir(&whole).expect("a journal").flatten() {
-        std::fs::copy(file.path(), lost.join(file.file_name())).expect("room");
-    }
-    let engine = builder(&whole).sink(sink()).start().expect("it recovers");
-    sell_singly(&engine, 100, lost_batches);
-    ends(engine);
-    let told = events(JournalReader::new(&whole));
-    // The copy has lost those. Its writer's first life has no sink: what it did there is not to be missed.
-    ends(builder(&lost).start().expect("it recovers"));
-    let engine = builder(&lost).start().expect("it recovers");
-    sell_singly(&engine, 200, new_batches);
-    ends(engine);
-    let engine = builder(&lost).sink(sink()).start().expect("it recovers");
-    sell(&engine.handle(), 300..310);
-    ends(engine);
-    let wanted = events(JournalReader::new(&lost));
-    let (_, read) = published(topics, &wanted);
-    let (before, after) = read.split_at(told.len());
-    let as_published = |events: &[Event]| -> Vec<Published> {
-        events.iter().cloned().map(Published::Event).collect()
-    };
-    assert_eq!(before, as_published(&told));
-    let sequence = common as u64;
-    assert_eq!(after[0], Published::Fork { sequence });
-    assert_eq!(after[1..], as_published(&wanted[common..]));
 }

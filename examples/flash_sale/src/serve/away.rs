@@ -1,0 +1,407 @@
+//! The desk of an API node: it asks writers through Kafka, and reads what they have committed from Redis, or from PostgreSQL
+//! where Redis holds nothing.
+//!
+//! ```text
+//! reserve, checkout, ..   ──► KafkaClient ──► the writer of the SKU or reservation ──► reply
+//! availability            ──► this node's snapshot ◄── one thread, every 25 ms ◄── Redis ◄┬─ PostgreSQL
+//! a reservation           ──────────────────────────────────────────────────────── Redis ◄┘
+//! ```
+//!
+//! So a storm of reads costs Redis one question per SKU and 25 ms, whatever its size. The node numbers SKUs by itself, as it
+//! hears of them: writers have numbers of their own.
+
+use super::catalogue::Names;
+use super::desk::DECISION_TIME_MAX;
+use super::problem::Problem;
+use crate::engine::{Ask, Health, State};
+use crate::ingest::KafkaUrl;
+use crate::log::PostgresUrl;
+use crate::shared_cache::RedisUrl;
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use hyper::StatusCode;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use stockade::cache::ReservationEntry;
+use stockade::kafka::{AskError, KafkaClient, Placement, Request};
+use stockade::postgres::PostgresReads;
+use stockade::redis::{Fallback, ReadStats, RedisReader};
+use stockade::types::{
+    Answer, Availability, Clock, Command, Decision, IdempotencyKey, Line, ReservationId,
+    ReservationView, SkuId, SkuName, SystemClock, Timestamp,
+};
+
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// How often it asks for new SKUs.
+const SKUS_EVERY: Duration = Duration::from_secs(1);
+/// Stock that could not be read for so long is marked as stale.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(crate) struct Away {
+    client: KafkaClient,
+    shared: Arc<Shared>,
+    clock: SystemClock,
+    watcher: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    reader: RedisReader<Rows>,
+    rows: Arc<PostgresReads>,
+    skus: Arc<ArcSwap<Skus>>,
+    learning: Mutex<()>,
+    /// By this node's index.
+    stock: ArcSwap<Vec<Option<Availability>>>,
+    began: Instant,
+    /// Milliseconds from `began` to when all stock had last been read.
+    read_at_ms: AtomicU64,
+    trouble: Mutex<Option<String>>,
+    stop: AtomicBool,
+}
+
+/// The SKUs that the node has heard of: what is known stays.
+#[derive(Clone, Default)]
+struct Skus {
+    names: Vec<SkuName>,
+    ids: HashMap<SkuName, SkuId>,
+    /// From the numbers of the writers.
+    places: HashMap<(u16, SkuId), SkuId>,
+}
+
+impl Skus {
+    fn learn(&mut self, name: &SkuName) -> SkuId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = SkuId(u32::try_from(self.names.len()).unwrap_or(u32::MAX));
+        self.names.push(name.clone());
+        self.ids.insert(name.clone(), id);
+        id
+    }
+
+    fn name_at(&self, shard: u16, sku: SkuId) -> Option<&SkuName> {
+        self.names.get(self.places.get(&(shard, sku))?.0 as usize)
+    }
+}
+
+/// The rows of the writers, behind the cache.
+struct Rows {
+    rows: Arc<PostgresReads>,
+    placement: Placement,
+    skus: Arc<ArcSwap<Skus>>,
+    clock: SystemClock,
+}
+
+impl Fallback for Rows {
+    fn stock(&self, name: &SkuName) -> Result<Option<Availability>, String> {
+        let shard = self.placement.partition_of(name);
+        let shard = u16::try_from(shard).map_err(|error| error.to_string())?;
+        let found = self.rows.availability(shard, name);
+        found.map_err(|error| error.to_string())
+    }
+
+    fn reservation(&self, id: ReservationId) -> Result<Option<ReservationEntry>, String> {
+        let found = self.rows.reservation(id, self.clock.wall());
+        let Some(view) = found.map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        let skus = self.skus.load();
+        let named = |line: &Line| {
+            let name = skus.name_at(id.shard(), line.sku).cloned();
+            let name =
+                name.ok_or_else(|| format!("{} is new here: try again shortly", line.sku))?;
+            Ok((name, line.quantity))
+        };
+        Ok(Some(ReservationEntry {
+            id,
+            // Of no cached version: it is read each time.
+            epoch: 0,
+            sequence: 0,
+            user: view.user,
+            status: view.status,
+            expires_at: view.expires_at,
+            lines: view
+                .lines
+                .iter()
+                .map(named)
+                .collect::<Result<_, String>>()?,
+        }))
+    }
+}
+
+impl Away {
+    /// Connects: to Kafka as node number `node`, and to what the writers write.
+    pub(crate) fn start(
+        ingest: &KafkaUrl,
+        node: u16,
+        store: &PostgresUrl,
+        cache: &RedisUrl,
+    ) -> Result<Self> {
+        let placement = ingest.placement()?;
+        let client = ingest.client(node, placement.clone())?;
+        let rows = Arc::new(PostgresReads::new(store.options()));
+        let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
+        let behind = Rows {
+            rows: Arc::clone(&rows),
+            placement,
+            skus: Arc::clone(&skus),
+            clock: SystemClock::new(),
+        };
+        let shared = Arc::new(Shared {
+            reader: RedisReader::new(&cache.options()?, behind),
+            rows,
+            skus,
+            learning: Mutex::new(()),
+            stock: ArcSwap::from_pointee(Vec::new()),
+            began: Instant::now(),
+            read_at_ms: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+            stop: AtomicBool::new(false),
+        });
+        shared
+            .learn_all()
+            .with_context(|| format!("the SKUs can't be read from {store}"))?;
+        // What can't be read now is read later, and marked as stale meanwhile.
+        *shared.trouble() = shared.look().err();
+        let watching = Arc::clone(&shared);
+        let watcher = std::thread::Builder::new()
+            .name("stock".into())
+            .spawn(move || watching.watch())?;
+        Ok(Self {
+            client,
+            shared,
+            clock: SystemClock::new(),
+            watcher: Some(watcher),
+        })
+    }
+
+    /// Sends a command to its writer and waits for the reply.
+    pub(super) async fn ask<'a, C: Ask>(
+        &self,
+        command: C,
+        names: &Names,
+        name_of: impl Fn(u16) -> Option<&'a SkuName>,
+    ) -> Result<C::Accepted, Problem> {
+        let command: Command = command.into();
+        let defines = match &command {
+            Command::DefineSku(define) => Some(define.name.clone()),
+            _ => None,
+        };
+        let request = Request::from_command(command, fresh_key()?, |sku| names.name(sku).cloned());
+        let request = request.ok_or_else(Problem::ask_writer)?;
+        let pending = self.client.send(&request).map_err(Problem::from)?;
+        let reply = match tokio::time::timeout(DECISION_TIME_MAX, pending).await {
+            Ok(reply) => reply.map_err(Problem::from)?,
+            Err(_) => return Err(Problem::outcome_unknown()),
+        };
+        match reply.decision {
+            Decision::Refused(refusal) => Err(Problem::refused(&refusal, name_of)),
+            decision => {
+                if let Some(name) = defines {
+                    self.shared.change_skus(|skus| {
+                        skus.learn(&name);
+                    });
+                }
+                C::accepted(Answer::Decided(decision)).ok_or_else(Problem::outcome_unknown)
+            }
+        }
+    }
+
+    /// Asks Redis, then PostgreSQL; off the server's threads, for it blocks.
+    pub(super) async fn reservation(
+        &self,
+        id: ReservationId,
+    ) -> Result<Option<ReservationView>, Problem> {
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || shared.reader.reservation(id)).await;
+        let unread = |reason: String| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason).retry_after(1)
+        };
+        let read = read.map_err(|error| unread(error.to_string()))?;
+        let Some(entry) = read.map_err(|error| unread(error.to_string()))? else {
+            return Ok(None);
+        };
+        let skus = self.shared.skus.load();
+        let line = |(name, quantity): &(SkuName, u32)| {
+            let sku = *skus.ids.get(name)?;
+            Some(Line {
+                sku,
+                quantity: *quantity,
+            })
+        };
+        let lines: Option<Vec<_>> = entry.lines.iter().map(line).collect();
+        Ok(Some(ReservationView {
+            id,
+            user: entry.user,
+            status: entry.status,
+            expires_at: entry.expires_at,
+            attempt: 0,
+            lines: lines.ok_or_else(|| unread("a SKU of it is new here: try again".into()))?,
+        }))
+    }
+
+    pub(super) fn availability(&self, sku: SkuId) -> Option<Availability> {
+        *self.shared.stock.load().get(sku.0 as usize)?
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.shared.is_stale()
+    }
+
+    pub(super) fn sku(&self, name: &str) -> Option<SkuId> {
+        let name = SkuName::new(name).ok()?;
+        self.shared.skus.load().ids.get(&name).copied()
+    }
+
+    pub(super) fn skus(&self) -> Vec<(SkuId, SkuName)> {
+        let names = self.shared.skus.load().names.clone();
+        (0..).map(SkuId).zip(names).collect()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let unread = self.shared.trouble().clone();
+        let unread = unread.map(|reason| format!("stock can't be read: {reason}"));
+        Health {
+            state: State::Running,
+            warnings: unread.into_iter().chain(self.client.trouble()).collect(),
+            is_stalled: self.is_stale(),
+        }
+    }
+
+    pub(super) fn queue_depth(&self) -> usize {
+        self.client.in_flight()
+    }
+
+    /// Requests that wait in each partition.
+    pub(super) fn lags(&self) -> Vec<u64> {
+        self.client.lags()
+    }
+
+    /// What became of the reads of Redis.
+    pub(super) fn reads(&self) -> ReadStats {
+        self.shared.reader.stats()
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(watcher) = self.watcher.take() {
+            watcher.thread().unpark();
+            // A panic has been printed; there is nothing left to do.
+            let _ = watcher.join();
+        }
+    }
+}
+
+impl Shared {
+    fn watch(&self) {
+        let mut skus_read = Instant::now();
+        while !self.stop.load(Ordering::Acquire) {
+            std::thread::park_timeout(LOOK_EVERY);
+            let mut outcome = Ok(());
+            if skus_read.elapsed() >= SKUS_EVERY {
+                skus_read = Instant::now();
+                outcome = self.learn_all().map_err(|error| error.to_string());
+            }
+            // The cache may still be there when the rows are not.
+            *self.trouble() = self.look().and(outcome).err();
+        }
+    }
+
+    /// Reads all stock anew. What can't be read stays as it was.
+    fn look(&self) -> Result<(), String> {
+        let skus = self.skus.load_full();
+        let before = self.stock.load_full();
+        let mut stock = Vec::with_capacity(skus.names.len());
+        let mut outcome = Ok(());
+        for (id, name) in (0..).map(SkuId).zip(&skus.names) {
+            let last = before.get(id.0 as usize).copied().flatten();
+            // One that fails would be followed by others, each with its time-out.
+            let read = match &outcome {
+                Ok(()) => self.reader.stock(name),
+                Err(_) => Ok(last),
+            };
+            stock.push(match read {
+                Ok(found) => found.map(|found| Availability { sku: id, ..found }),
+                Err(error) => {
+                    outcome = Err(error.to_string());
+                    last
+                }
+            });
+        }
+        self.stock.store(Arc::new(stock));
+        if outcome.is_ok() {
+            let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.read_at_ms.store(ms, Ordering::Release);
+        }
+        outcome
+    }
+
+    fn is_stale(&self) -> bool {
+        let read_at = Duration::from_millis(self.read_at_ms.load(Ordering::Acquire));
+        self.began.elapsed().saturating_sub(read_at) > STALE_AFTER
+    }
+
+    /// Takes in what the writers have defined.
+    fn learn_all(&self) -> Result<()> {
+        let defined = self.rows.skus()?;
+        if defined.len() != self.skus.load().places.len() {
+            self.change_skus(|skus| {
+                for (shard, sku, name) in defined {
+                    let id = skus.learn(&name);
+                    skus.places.insert((shard, sku), id);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn change_skus(&self, change: impl FnOnce(&mut Skus)) {
+        let _one_at_a_time = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut skus = Skus::clone(&self.skus.load());
+        change(&mut skus);
+        self.skus.store(Arc::new(skus));
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For a command that has none: its message may come twice, and is decided once.
+fn fresh_key() -> Result<IdempotencyKey, Problem> {
+    let mut bytes = [0; 16];
+    let failed = |error: getrandom::Error| {
+        let text = error.to_string();
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+    };
+    getrandom::fill(&mut bytes).map_err(failed)?;
+    IdempotencyKey::new(u128::from_le_bytes(bytes) | 1).ok_or_else(Problem::outcome_unknown)
+}
+
+impl From<AskError> for Problem {
+    fn from(error: AskError) -> Self {
+        let text = error.to_string();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match error {
+            AskError::CrossGroup { .. } => Self::bad_request("cross_group", text),
+            AskError::UnknownShard { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_reservation", text)
+            }
+            AskError::Busy { max } => Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", text)
+                .with("queue_depth", max)
+                .retry_after(1),
+            AskError::Lagging { .. } => Self::new(unavailable, "lagging", text).retry_after(5),
+            AskError::Unavailable(_) => Self::new(unavailable, "unavailable", text).retry_after(2),
+            _ => Self::outcome_unknown(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A primary that is lost with the last batches, and its asynchronous standby that is promoted without them: who remembers
+//! them writes them again, who doesn't halts.
+
+use crate::servers::Server;
+use crate::servers::proxy::Proxy;
+use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, url};
+use std::time::Duration;
+use stockade::engine::{CommandError, Handle};
+use stockade::postgres::{PostgresOptions, PostgresStore};
+use stockade::types::SkuId;
+
+/// A primary, and an asynchronous standby that gets its log through a proxy.
+pub(crate) struct Pair {
+    pub(crate) primary: Server,
+    pub(crate) link: Proxy,
+    standby: Server,
+    pub(crate) options: PostgresOptions,
+}
+
+impl Pair {
+    pub(crate) fn start() -> Self {
+        let primary = Server::start("postgres.sh", &[]);
+        let link = Proxy::start(primary.port());
+        let of = ["--standby-of".to_owned(), link.port().to_string()];
+        let standby = Server::start("postgres.sh", &of);
+        let mut options = PostgresOptions::new(format!(
+            "postgres://stockade@127.0.0.1:{},127.0.0.1:{}/stockade",
+            primary.port(),
+            standby.port()
+        ));
+        options.statement_timeout = Duration::from_secs(1);
+        PostgresStore::migrate(&options).expect("a new schema");
+        Self {
+            primary,
+            link,
+            standby,
+            options,
+        }
+    }
+
+    pub(crate) fn on_standby(&self) -> PostgresOptions {
+        let mut options = self.options.clone();
+        options.url = url(self.standby.port());
+        options
+    }
+
+    /// Until the standby has all that the primary has.
+    pub(crate) fn catch_up(&self, handle: &Handle, sku: SkuId) {
+        let reserved = handle
+            .availability(sku)
+            .expect("known")
+            .reserved
+            .cast_signed();
+        let mut standby = sql(&self.on_standby());
+        while standby
+            .query_one("SELECT reserved FROM inventory", &[])
+            .map_or(-1, |row| row.get(0))
+            < reserved
+        {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills the primary, with what the standby hasn't got, and makes the standby one. Gives the units reserved there before
+    /// anybody could write to it.
+    pub(crate) fn fail_over(&mut self) -> i64 {
+        self.primary.kill();
+        self.link.close();
+        let row = sql(&self.on_standby()).query_one("SELECT reserved FROM inventory", &[]);
+        let reserved = row.expect("one").get(0);
+        let mut standby = connect(&url(self.standby.port()));
+        let promoted = standby.query_one("SELECT pg_promote(true, 60)", &[]);
+        assert!(promoted.expect("a promotion").get::<_, bool>(0));
+        reserved
+    }
+}
+
+#[test]
+fn a_standby_server_that_is_promoted_without_the_last_batches_is_given_them_again() {
+    let mut pair = Pair::start();
+    let engine = engine(&pair.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    let mut held: Vec<_> = (0..20)
+        .map(|user| reserve(&handle, user, sku).expect("a unit"))
+        .collect();
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    held.extend((20..40).map(|user| reserve(&handle, user, sku).expect("a unit")));
+    assert_eq!(pair.fail_over(), 20, "the tail was lost");
+    held.push(reserve(&handle, 99, sku).expect("a unit"));
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    check_held(&pair.on_standby(), &held);
+    assert_eq!(held.len(), 41);
+}
+
+#[test]
+fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
+    let mut pair = Pair::start();
+    pair.options.retained_bytes = 0;
+    let engine = engine(&pair.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    reserve(&handle, 2, sku).expect("a unit");
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    // A heartbeat may have found it before.
+    let untold = reserve(&handle, 3, sku).expect_err("no answer");
+    assert!(matches!(
+        untold,
+        CommandError::Unknown | CommandError::NotDecided
+    ));
+    let reason = halted(&handle);
+    assert!(reason.contains("batches are missing"), "{reason}");
+}

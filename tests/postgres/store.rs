@@ -1,0 +1,121 @@
+//! The store as such: it keeps the contract with and without snapshots, its schema is migrated once, a recovery begins at a
+//! snapshot that is whole, and a runtime that surrounds it does no harm.
+
+use crate::{Log, PATIENCE, engine, open_sku, reserve, sql};
+use stockade::postgres::{PostgresReads, PostgresStore};
+use stockade::store::{StoreError, conformance};
+use stockade::types::{HoldStatus, SkuId};
+
+#[test]
+fn the_postgres_store_is_a_store() {
+    let _one_server_for_all = Log::new();
+    let report = conformance::prove(|| {
+        let log = Log::new();
+        move || log.store()
+    });
+    assert!(report.is_ok(), "{report:?}");
+}
+
+#[test]
+fn a_store_that_makes_snapshots_is_a_store() {
+    let _one_server_for_all = Log::new();
+    let report = conformance::prove(|| {
+        let mut log = Log::new();
+        log.options.snapshot_every_events = Some(3);
+        move || log.store()
+    });
+    assert!(report.is_ok(), "{report:?}");
+}
+
+#[test]
+fn a_recovery_begins_at_the_newest_snapshot_that_is_whole() {
+    let mut log = Log::new();
+    log.options.snapshot_every_events = Some(5);
+    let mut client = sql(&log.options);
+    let mut digest = None;
+    let engine = || engine(&log.options).digest_at_shutdown();
+    let snapshots = |client: &mut postgres::Client| -> Vec<i64> {
+        let rows = client.query("SELECT batch FROM snapshots ORDER BY batch", &[]);
+        rows.expect("snapshots")
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
+    };
+    for round in 0..4 {
+        let before = snapshots(&mut client);
+        let running = engine().start().expect("it starts");
+        let handle = running.handle();
+        let sku = if round == 0 {
+            open_sku(&handle, "A", 100)
+        } else {
+            SkuId(0)
+        };
+        for user in 0..6 {
+            reserve(&handle, round * 10 + user, sku).expect("a unit");
+        }
+        while snapshots(&mut client) == before {
+            std::thread::yield_now();
+        }
+        digest = running.shutdown(PATIENCE).digest;
+    }
+    assert_eq!(snapshots(&mut client).len(), 2, "older ones are removed");
+    // Its state is that of the log; and a damaged one is passed over, the newest and then all of them.
+    for damaged in 0..=2 {
+        let (handle, runner) = engine().build().expect("it opens");
+        let warnings = handle.health().warnings;
+        let passed_over = warnings.join(" ").matches("passed over").count();
+        assert_eq!(passed_over, damaged, "{warnings:?}");
+        assert_eq!(handle.availability(SkuId(0)).expect("known").reserved, 24);
+        assert_eq!(Some(runner.digest()), digest);
+        let newest = "UPDATE snapshot_parts SET records = set_byte(records, 700, get_byte(records, 700) # 1)
+            WHERE batch = (SELECT batch FROM snapshots ORDER BY batch DESC OFFSET $1 LIMIT 1) AND part = 0";
+        let at = i64::try_from(damaged).expect("few");
+        client.execute(newest, &[&at]).expect("an edit");
+    }
+}
+
+#[test]
+fn a_schema_is_migrated_once_and_a_newer_one_is_refused() {
+    let log = Log::new();
+    PostgresStore::migrate(&log.options).expect("it is left alone");
+    let mut client = sql(&log.options);
+    let newer = "INSERT INTO schema_version (version) VALUES (1000)";
+    client.execute(newer, &[]).expect("a row");
+    let migrated = PostgresStore::migrate(&log.options).expect_err("newer");
+    let opened = engine(&log.options).start().err().expect("newer");
+    for error in [migrated.to_string(), opened.to_string()] {
+        assert!(
+            error.contains("1000") && error.contains("use the release"),
+            "{error}"
+        );
+    }
+    let mut missing = log.options.clone();
+    missing.schema = "nothing".to_owned();
+    let error = engine(&missing)
+        .start()
+        .err()
+        .expect("no tables")
+        .to_string();
+    assert!(error.contains("PostgresStore::migrate"), "{error}");
+    let mut wrong = log.options.clone();
+    wrong.schema = "a; DROP".to_owned();
+    assert!(matches!(
+        PostgresStore::migrate(&wrong),
+        Err(StoreError::Fatal(_))
+    ));
+}
+
+#[tokio::test]
+async fn an_engine_can_be_started_used_and_dropped_inside_a_runtime() {
+    let log = Log::new();
+    let running = engine(&log.options).start().expect("it starts");
+    let sku = open_sku(&running.handle(), "A", 10);
+    let held = reserve(&running.handle(), 1, sku).expect("a unit");
+    drop(running);
+    let (handle, runner) = engine(&log.options).build().expect("it opens");
+    assert_eq!(handle.availability(sku).expect("known").reserved, 1);
+    drop(runner);
+    let reads = PostgresReads::new(log.options.clone());
+    let view = reads.reservation(held, handle.now()).expect("it answers");
+    assert_eq!(view.expect("it is there").status, HoldStatus::Held);
+}
