@@ -4,7 +4,7 @@ use crate::requests::delete_before;
 use crate::{Topics, WITHIN, ask, halted, open_sku, reserve, shared, until};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stockade::engine::Engine;
 use stockade::kafka::{KafkaSource, Reply, SourceState, TopicSettings};
 use stockade::store::{MemoryLog, MemoryStore};
@@ -38,7 +38,7 @@ fn a_dead_letter_that_can_not_be_delivered_is_counted_and_stops_nothing() {
         let source = KafkaSource::start(&topics.cluster(), options, engine.handle());
         let source = source.expect("it starts");
         if life == 0 {
-            open_sku(&client, "SKU-0", 5);
+            open_sku(&client, "SKU-0", 50);
         } else {
             topics.write(&[&bad]);
         }
@@ -50,6 +50,15 @@ fn a_dead_letter_that_can_not_be_delivered_is_counted_and_stops_nothing() {
         let status = source.status();
         assert_eq!(status.dead_letters, 1, "{dead_letters}");
         assert_eq!(status.state, SourceState::Running(None));
+        // One was waited for, and that is enough.
+        let paces = (0..4).map(|round| {
+            topics.write(&[&bad]);
+            let begun = Instant::now();
+            ask(&client, &reserve(100 * (1 + life as u64) + round, "SKU-0"));
+            begun.elapsed()
+        });
+        let fastest = paces.min().expect("four");
+        assert!(fastest < Duration::from_secs(4), "{fastest:?}");
     }
     let kept = topics.read("requests", 1);
     let payload = kept.first().and_then(rdkafka::Message::payload);

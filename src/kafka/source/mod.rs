@@ -10,7 +10,7 @@
 //!
 //! Every message becomes one command with the offset after it, also one that can't be read (a query that changes nothing): so the
 //! stored position is always the offset up to which everything is dealt with. Dead letters of a run have arrived before the run is
-//! submitted. A full engine makes the reader wait for answers; it polls nothing meanwhile.
+//! submitted, unless their topic can't be written to: then nobody waits for them. A full engine makes the reader wait for answers; it polls nothing meanwhile.
 
 mod reader;
 mod replier;

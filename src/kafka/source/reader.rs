@@ -15,7 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-/// A dead letter that hasn't arrived by then is counted as lost, and the partition goes on.
+/// A dead letter that hasn't arrived by then is not waited for, and neither are those after it until one arrives: it is counted as
+/// lost when its producer gives up, and the partition goes on.
 const DEAD_LETTERS_WITHIN: Duration = Duration::from_secs(5);
 /// No engine gives this index.
 const NO_SKU: SkuId = SkuId(u32::MAX);
@@ -31,6 +32,8 @@ pub(super) struct Reader {
     source_id: u64,
     /// A request that waits for those before it to be decided.
     held: Option<Held>,
+    /// How long the next dead letters are waited for.
+    patience: Duration,
     /// No message comes after this.
     failed: Option<KafkaError>,
     /// A SKU's definition is on its way: a name that isn't known may be known in a moment.
@@ -75,6 +78,7 @@ impl Reader {
             next: 0,
             held: None,
             failed: None,
+            patience: DEAD_LETTERS_WITHIN,
             has_defined: false,
         }
     }
@@ -205,9 +209,20 @@ impl Reader {
             wait = Duration::ZERO;
         }
         if dead > 0 {
-            // What doesn't arrive in time is counted by its delivery report.
-            let _ = shared.producer.flush(DEAD_LETTERS_WITHIN);
+            self.wait_for_letters();
         }
+    }
+
+    fn wait_for_letters(&mut self) {
+        let lost = || self.shared.counts.dead_letters_lost.load(Ordering::Relaxed);
+        let before = lost();
+        let is_done = self.shared.producer.flush(self.patience).is_ok();
+        let have_arrived = is_done && lost() == before;
+        self.patience = if have_arrived {
+            DEAD_LETTERS_WITHIN
+        } else {
+            POLL
+        };
     }
 
     /// Takes a message; 1 if it went to the dead letters.
