@@ -57,8 +57,8 @@ fn a_dead_letter_that_can_not_be_delivered_is_counted_and_stops_nothing() {
             ask(&client, &reserve(100 * (1 + life as u64) + round, "SKU-0"));
             begun.elapsed()
         });
-        let fastest = paces.min().expect("four");
-        assert!(fastest < Duration::from_secs(4), "{fastest:?}");
+        let slow = paces.filter(|pace| *pace > Duration::from_secs(4)).count();
+        assert!(slow <= 1, "{dead_letters}: {slow} of 4 waited");
     }
     let kept = topics.read("requests", 1);
     let payload = kept.first().and_then(rdkafka::Message::payload);
