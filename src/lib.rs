@@ -44,7 +44,7 @@
 //! # The map
 //!
 //! ```text
-//!                         pools             one hot SKU, sold by several engines as one
+//!                         pools             one hot SKU, sold by several engines as one, in this process or over `kafka`
 //!                          │
 //!                         engine            threads or your own loop: drain, decide, commit, answer, announce
 //!        ┌──────┬──────────┼──────────┬────────┬────────┐
@@ -87,6 +87,8 @@
 //!   acknowledgement: it is taken from the receiver, so asking the sender for `n + 1` says that `n` has come, and neither keeps
 //!   more than its last transfer and two sums per peer. A withdraw takes what is available, at most what was asked for: under load
 //!   an exact amount would be refused for ever.
+//! - Pools over Kafka ask each other's accounts by messages, not by SQL: the writer's own word, in the order of its partition, is the
+//!   one that a transfer may rest on, and whoever balances needs no database.
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]

@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "types",
         ],
     ),
-    ("pools", &["engine", "types"]),
+    ("pools", &["engine", "kafka", "types"]),
 ];
 
 /// Rooms in which `unsafe` may be opened, file by file.

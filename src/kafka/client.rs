@@ -13,16 +13,17 @@
 //! behind, requests are refused at once: a queue of a hundred thousand is an answer too late for everybody.
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
-use super::reply::{self, Reply};
+use super::placement::Placement;
+use super::reply::{self, Answered, Reply};
 use super::request::{self, Body, ReplyTo, Request};
 use crate::ticket::{Completer, Pool, Ticket};
-use crate::types::{Clock, SkuName, SystemClock};
+use crate::types::{Clock, PoolView, SkuName, SystemClock};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,6 +51,29 @@ pub enum AskError {
         /// One that another writer sells.
         other: SkuName,
     },
+    /// The SKU has several pools, and the request is about none of them by itself: say which, with
+    /// [`send_to`](KafkaClient::send_to). (400)
+    #[error("{sku} is sold from {pools} pools: say which one this is for")]
+    WhichPool {
+        /// The SKU.
+        sku: SkuName,
+        /// How many it has.
+        pools: usize,
+    },
+    /// That shard does not sell the SKU: its reservation or transfer is another one's. (404)
+    #[error("{sku} is not sold by shard {shard}")]
+    NotSoldThere {
+        /// The SKU.
+        sku: SkuName,
+        /// The shard.
+        shard: u16,
+    },
+    /// Another shard decides that: [`send`](KafkaClient::send) finds it. (400)
+    #[error("that is decided by shard {shard}: send it there")]
+    OtherShard {
+        /// The one that does.
+        shard: u32,
+    },
     /// The reservation is no writer's that this node knows. (404)
     #[error("shard {shard} is none of the {partitions} that there are")]
     UnknownShard {
@@ -76,88 +100,6 @@ pub enum AskError {
     /// No reply came. It may have been decided: ask again with the same key, which gives the truth. (503)
     #[error("the outcome is unknown: ask again with the same key")]
     Unknown,
-}
-
-/// Which partition, and so which writer, sells what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    partitions: u32,
-    groups: BTreeMap<SkuName, String>,
-}
-
-impl Placement {
-    /// Every SKU is a group of its own, placed as Kafka's own partitioner places a record under the group's name as its key.
-    pub fn new(partitions: u32) -> Self {
-        Self {
-            partitions: partitions.max(1),
-            groups: BTreeMap::new(),
-        }
-    }
-
-    /// Puts SKUs that are sold in one cart into one group. A SKU that has been sold stays where it was.
-    #[must_use]
-    pub fn group(mut self, name: &str, skus: impl IntoIterator<Item = SkuName>) -> Self {
-        let placed = skus.into_iter().map(|sku| (sku, name.to_owned()));
-        self.groups.extend(placed);
-        self
-    }
-
-    /// The group of a SKU: the key of its requests' records.
-    pub fn group_of<'a>(&'a self, sku: &'a SkuName) -> &'a str {
-        self.groups.get(sku).map_or(sku.as_str(), String::as_str)
-    }
-
-    /// The partition of a SKU, which is its shard.
-    pub fn partition_of(&self, sku: &SkuName) -> u32 {
-        (murmur2(self.group_of(sku).as_bytes()) & 0x7FFF_FFFF) % self.partitions
-    }
-
-    /// Where a request goes.
-    fn place(&self, request: &Request) -> Result<u32, AskError> {
-        let mut skus = request.skus();
-        let by_reservation = request.reservation().map(|id| u32::from(id.shard()));
-        let Some(first) = skus.next() else {
-            let shard = by_reservation.unwrap_or_default();
-            return if shard < self.partitions {
-                Ok(shard)
-            } else {
-                Err(AskError::UnknownShard {
-                    shard: u16::try_from(shard).unwrap_or(u16::MAX),
-                    partitions: self.partitions,
-                })
-            };
-        };
-        let partition = by_reservation.unwrap_or_else(|| self.partition_of(first));
-        match skus.find(|sku| self.partition_of(sku) != partition) {
-            None => Ok(partition),
-            Some(other) => Err(AskError::CrossGroup {
-                first: first.clone(),
-                other: other.clone(),
-            }),
-        }
-    }
-}
-
-/// The hash of Kafka's default partitioner, so that producers elsewhere agree with this one.
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5BD1_E995;
-    const SEED: u32 = 0x9747_B28C;
-    let mix = |k: u32| {
-        let k = k.wrapping_mul(M);
-        (k ^ (k >> 24)).wrapping_mul(M)
-    };
-    let (words, rest) = data.as_chunks::<4>();
-    let mut hash = SEED ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
-    for &word in words {
-        hash = hash.wrapping_mul(M) ^ mix(u32::from_le_bytes(word));
-    }
-    if !rest.is_empty() {
-        let word = rest.iter().rev();
-        hash ^= word.fold(0, |word, &byte| (word << 8) | u32::from(byte));
-        hash = hash.wrapping_mul(M);
-    }
-    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
-    hash ^ (hash >> 15)
 }
 
 /// Topics, this node's partition, limits.
@@ -206,7 +148,7 @@ struct Shared {
     node: u64,
     next_id: AtomicU64,
     in_flight: Arc<InFlight>,
-    pool: Pool<Reply>,
+    pool: Pool<Answered>,
     producer: Producer,
     listener: BaseConsumer,
     watcher: BaseConsumer,
@@ -218,12 +160,12 @@ struct Shared {
     stop: AtomicBool,
 }
 
-type InFlight = Mutex<HashMap<u64, Completer<Reply>>>;
+type InFlight = Mutex<HashMap<u64, Completer<Answered>>>;
 
 /// Waits for a reply: by blocking, or as a future. Dropping it withdraws nothing.
 #[must_use = "the reply comes through it; dropping it cancels nothing"]
 pub struct Pending {
-    ticket: Option<Ticket<Reply>>,
+    ticket: Option<Ticket<Answered>>,
     entry: Entry,
 }
 
@@ -246,7 +188,11 @@ impl Pending {
     ///
     /// # Errors
     /// [`AskError::Unknown`] if no reply came.
-    pub fn wait(mut self, timeout: Duration) -> Result<Reply, AskError> {
+    pub fn wait(self, timeout: Duration) -> Result<Reply, AskError> {
+        self.answered(timeout).and_then(decided)
+    }
+
+    fn answered(mut self, timeout: Duration) -> Result<Answered, AskError> {
         let ticket = self.ticket.take().ok_or(AskError::Unknown)?;
         let replied = ticket.wait_timeout(timeout);
         replied.ok().flatten().ok_or(AskError::Unknown)
@@ -266,7 +212,15 @@ impl Future for Pending {
             return Poll::Ready(Err(AskError::Unknown));
         };
         let polled = Pin::new(ticket).poll(context);
-        polled.map(|reply| reply.ok_or(AskError::Unknown))
+        polled.map(|answered| answered.ok_or(AskError::Unknown).and_then(decided))
+    }
+}
+
+/// A view is no decision: no writer replies so.
+fn decided(answered: Answered) -> Result<Reply, AskError> {
+    match answered {
+        Answered::Decided(reply) => Ok(reply),
+        Answered::Pool(_) => Err(AskError::Unknown),
     }
 }
 
@@ -299,7 +253,7 @@ impl KafkaClient {
         // The listener's group is nobody's: it commits nothing.
         let listener = cluster.consumer(&format!("{}-replies", options.group))?;
         let watcher = cluster.consumer(&options.group)?;
-        let partitions = options.placement.partitions;
+        let partitions = options.placement.partitions();
         let shared = Arc::new(Shared {
             node: u64::from_le_bytes(node),
             next_id: AtomicU64::new(1),
@@ -338,9 +292,55 @@ impl KafkaClient {
     /// # Errors
     /// Why it was not sent.
     pub fn send(&self, request: &Request) -> Result<Pending, AskError> {
+        let partition = self.shared.options.placement.place(request)?;
+        self.send_request(request, partition)
+    }
+
+    /// Sends a request to the writer of one pool: for what an administrator does to a SKU that has several, in each of them by
+    /// itself.
+    ///
+    /// # Errors
+    /// Why it was not sent.
+    pub fn send_to(&self, shard: u16, request: &Request) -> Result<Pending, AskError> {
+        let partition = self.shared.options.placement.place_at(request, shard)?;
+        self.send_request(request, partition)
+    }
+
+    /// Asks the writer of a shard how a SKU stands there, and what has moved between it and other shards; blocks for its reply.
+    /// It is as of the moment at which the writer came to the question, after all that was sent to it from here before. `None`
+    /// if the SKU is not defined there.
+    ///
+    /// # Errors
+    /// Why it was not asked, or that no reply came.
+    pub fn pool(
+        &self,
+        shard: u16,
+        sku: &SkuName,
+        timeout: Duration,
+    ) -> Result<Option<PoolView>, AskError> {
+        let partition = self.shared.options.placement.seller(sku, shard)?;
+        self.shared.is_well()?;
+        let pending = self.transmit(partition, Some(sku), |to| request::encode_pool(sku, to))?;
+        match pending.answered(timeout)? {
+            Answered::Pool(view) => Ok(view),
+            Answered::Decided(_) => Err(AskError::Unknown),
+        }
+    }
+
+    fn send_request(&self, request: &Request, partition: u32) -> Result<Pending, AskError> {
+        self.shared.admit(request, partition)?;
+        self.transmit(partition, request.skus().next(), |to| {
+            request::encode(request, Some(to))
+        })
+    }
+
+    fn transmit(
+        &self,
+        partition: u32,
+        sku: Option<&SkuName>,
+        encode: impl FnOnce(ReplyTo) -> Vec<u8>,
+    ) -> Result<Pending, AskError> {
         let shared = &self.shared;
-        let partition = shared.options.placement.place(request)?;
-        shared.admit(request, partition)?;
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let max = shared.options.in_flight_max;
         let (completer, ticket) = shared.pool.issue().ok_or(AskError::Busy { max })?;
@@ -352,16 +352,12 @@ impl KafkaClient {
                 in_flight: Arc::clone(&shared.in_flight),
             },
         };
-        let reply = ReplyTo {
+        let message = encode(ReplyTo {
             node: shared.node,
             partition: shared.options.reply_partition,
             id,
-        };
-        let message = request::encode(request, Some(reply));
-        let group = request
-            .skus()
-            .next()
-            .map_or("", |sku| shared.options.placement.group_of(sku));
+        });
+        let group = sku.map_or("", |sku| shared.options.placement.group_of(sku));
         let tag = usize::try_from(id).unwrap_or_default();
         let record = BaseRecord::with_opaque_to(&shared.options.requests, tag)
             .partition(i32::try_from(partition).unwrap_or_default())
@@ -379,6 +375,11 @@ impl KafkaClient {
     /// Why it was not sent, or that no reply came.
     pub fn ask(&self, request: &Request, timeout: Duration) -> Result<Reply, AskError> {
         self.send(request)?.wait(timeout)
+    }
+
+    /// Which writer sells what.
+    pub fn placement(&self) -> &Placement {
+        &self.shared.options.placement
     }
 
     /// Requests that each partition's writer is behind, as of the last second: alert above 10,000.
@@ -451,11 +452,14 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
+    fn is_well(&self) -> Result<(), AskError> {
+        let trouble = self.trouble.lock().clone();
+        trouble.map_or(Ok(()), |trouble| Err(AskError::Unavailable(trouble)))
+    }
+
     /// Refuses what would wait too long.
     fn admit(&self, request: &Request, partition: u32) -> Result<(), AskError> {
-        if let Some(trouble) = self.trouble.lock().clone() {
-            return Err(AskError::Unavailable(trouble));
-        }
+        self.is_well()?;
         let lag = self.lags.get(partition as usize);
         let lag = lag.map_or(0, |lag| lag.load(Ordering::Relaxed));
         // What ends something that was begun may wait.
@@ -532,28 +536,5 @@ impl Shared {
             cluster::meter("stockade_kafka_lag_seen", topic, partition, behind);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_lie_where_kafkas_own_partitioner_puts_them() {
-        // As in the tests of org.apache.kafka.common.utils.Utils.
-        for (key, hash) in [
-            ("21", -973_932_308_i32),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
-            ("abc", 479_470_107),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
-        }
     }
 }

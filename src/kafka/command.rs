@@ -1,11 +1,11 @@
 //! A typed command as a request: what an API node that builds commands by their types sends.
 
-use super::request::{Body, Request};
-use crate::types::{Command, IdempotencyKey, Line, Lines, SkuId, SkuName, Timestamp};
+use super::request::{Body, NamedTransfer, Request};
+use crate::types::{Command, IdempotencyKey, Line, Lines, SkuId, SkuName, Timestamp, Transfer};
 
 impl Request {
     /// The request for `command`. Its SKUs become names by `name_of`; `key` is used if it has none of its own. `None` for a
-    /// command that doesn't travel through a topic (a query, or one half of a transfer between pools), or a SKU without a name.
+    /// query, which doesn't travel through a topic as a request, or a SKU without a name.
     pub fn from_command(
         command: Command,
         key: IdempotencyKey,
@@ -14,6 +14,15 @@ impl Request {
         let carts = |lines: &Lines| -> Option<Vec<(SkuName, u32)>> {
             let named = |line: &Line| Some((name_of(line.sku)?, line.quantity));
             lines.as_slice().iter().map(named).collect()
+        };
+        let transfer = |of: Transfer| {
+            Some(NamedTransfer {
+                sku: name_of(of.sku)?,
+                from: of.from,
+                to: of.to,
+                number: of.number,
+                units: of.units,
+            })
         };
         let origin = command.origin();
         let (mut asked_at, mut decide_by) = (None, None);
@@ -67,7 +76,9 @@ impl Request {
                 change: c.change,
                 reason: c.reason,
             },
-            Command::Query(_) | Command::Withdraw(_) | Command::Deposit(_) => return None,
+            Command::Withdraw(c) => Body::Withdraw(transfer(c.transfer())?),
+            Command::Deposit(c) => Body::Deposit(transfer(c.transfer())?),
+            Command::Query(_) => return None,
         };
         Some(Self {
             user: origin.user,

@@ -1,11 +1,11 @@
 //! What is written is read again: every request, every decision and every refusal.
 
-use super::reply::{self, Reply};
-use super::request::{self, Body, ReplyTo, Request};
+use super::reply::{self, Answered, Reply};
+use super::request::{self, Asked, Body, NamedTransfer, ReplyTo, Request};
 use crate::types::{
-    Bound, Confirmation, Decision, Disposition, Field, Gate, HoldStatus, IdempotencyKey, Kept,
-    PaymentAttempt, PaymentRef, Reason, Refusal, RefusalCode, Reservation, ReservationId, Rules,
-    SkuId, SkuName, Timestamp, UserId,
+    Account, Bound, Confirmation, Decision, Disposition, Field, Gate, HoldStatus, IdempotencyKey,
+    Kept, Moved, PaymentAttempt, PaymentRef, PoolView, Reason, Refusal, RefusalCode, Reservation,
+    ReservationId, Rules, SkuId, SkuName, TOTAL_MAX, Timestamp, UserId,
 };
 
 const AT: Timestamp = Timestamp::from_micros(1_736_937_000_250_999);
@@ -78,6 +78,14 @@ fn bodies() -> Vec<Body> {
             reason: Reason::default(),
         });
     }
+    let transfer = NamedTransfer {
+        sku: sku("A"),
+        from: 0,
+        to: u16::MAX,
+        number: u64::MAX,
+        units: TOTAL_MAX,
+    };
+    bodies.extend([Body::Withdraw(transfer.clone()), Body::Deposit(transfer)]);
     bodies
 }
 
@@ -94,8 +102,11 @@ fn every_request_is_read_as_it_was_written() {
         for (asked_at, to) in [(None, None), (Some(AT), Some(reply))] {
             (request.asked_at, request.decide_by) = (asked_at, asked_at);
             let message = request::encode(&request, to);
-            assert_eq!(request::decode(&message), Ok((request.clone(), to)));
-            let names = ["A", "SNEAKER-42", "quote \" and ü"];
+            assert_eq!(
+                request::decode(&message),
+                Ok((Asked::Decide(request.clone()), to))
+            );
+            let names = ["A", "SNEAKER-42", "quote \" and \u{fc}"];
             let known = |name: &SkuName| {
                 let at = names.iter().position(|known| *known == name.as_str());
                 at.and_then(|at| at.try_into().ok()).map(SkuId)
@@ -111,7 +122,13 @@ fn every_request_is_read_as_it_was_written() {
     };
     let message = br#"{"v":1,"kind":"expire","reservation":"res-0000000000001"}"#;
     let (read, to) = request::decode(message).expect("a hint needs no more");
+    let Asked::Decide(read) = read else {
+        panic!("{read:?}");
+    };
     assert_eq!((read.body, to), (hint, None));
+    let message = request::encode_pool(&sku("A"), reply);
+    let asked = Asked::Pool(sku("A"));
+    assert_eq!(request::decode(&message), Ok((asked, Some(reply))));
 }
 
 #[test]
@@ -261,7 +278,10 @@ fn every_reply_is_read_as_it_was_written() {
             sku: named.then(|| sku("SNEAKER-42")),
         };
         let message = reply::encode(7, 8, &reply);
-        assert_eq!(reply::decode(&message), Ok((7, 8, reply)));
+        assert_eq!(
+            reply::decode(&message),
+            Ok((7, 8, Answered::Decided(reply)))
+        );
     }
     assert!(
         reply::decode(br#"{"v":2,"node":"0000000000000001","id":1,"decision":"released"}"#)
@@ -271,4 +291,56 @@ fn every_reply_is_read_as_it_was_written() {
         reply::decode(br#"{"v":1,"node":"0000000000000001","id":1,"decision":"reserved"}"#)
             .is_err()
     );
+}
+
+#[test]
+fn how_a_pool_stands_is_read_as_it_was_written() {
+    let moved = |last| Moved {
+        last,
+        last_units: 1,
+        units: u64::MAX,
+    };
+    let accounts = [0, u16::MAX].map(|peer| Account {
+        sku: SkuId(3),
+        peer,
+        sent: moved(u64::MAX),
+        received: moved(2),
+    });
+    let view = PoolView {
+        shard: 7,
+        sku: SkuId(3),
+        opening: 1,
+        deltas: i64::MIN,
+        total: 2,
+        available: 3,
+        reserved: 4,
+        sold: 5,
+        accounts: accounts.to_vec(),
+    };
+    for view in [Some(view), None] {
+        let message = reply::encode_pool(7, 8, view.as_ref());
+        assert_eq!(reply::decode(&message), Ok((7, 8, Answered::Pool(view))));
+    }
+}
+
+#[test]
+fn a_transfer_that_can_not_be_is_no_command() {
+    let key = IdempotencyKey::new(9).expect("not zero");
+    let whole = NamedTransfer {
+        sku: sku("A"),
+        from: 0,
+        to: 1,
+        number: 1,
+        units: 1,
+    };
+    let damages: [fn(&mut NamedTransfer); 3] =
+        [|it| it.to = 0, |it| it.number = 0, |it| it.units = 0];
+    for damage in damages {
+        let mut transfer = whole.clone();
+        damage(&mut transfer);
+        for body in [Body::Withdraw(transfer.clone()), Body::Deposit(transfer)] {
+            let request = Request::new(UserId(1), key, body);
+            assert!(request.command(|_| Some(SkuId(0)), AT).is_err());
+        }
+    }
 }

@@ -9,11 +9,19 @@
 //! `decision` is what was done, or a refusal's [code](RefusalCode::name) with the fields of that [`Refusal`], `sku_id` being the
 //! name of the SKU that it speaks of. Every reply is of a durable decision. A request without an answer (the writer ended before it
 //! was durable) has no reply from this writer: whoever asks again with the same key hears the truth from the next one.
+//!
+//! A `pool` request is answered with what the writer knows, if the SKU is defined there, and nothing is decided:
+//!
+//! ```json
+//! {"v":1, "node":"9f3c..e1", "id":19, "decision":"pool", "pool":{"shard":2, "sku":0, "opening":2500, "deltas":0, "total":2497,
+//!  "available":7, "reserved":90, "sold":2400, "accounts":[{"peer":0, "sent":{"last":1, "last_units":3, "units":3}, ..}]}}
+//! ```
 
 use super::hex;
+use super::view::WireView;
 use crate::types::{
-    Bound, Confirmation, Decision, Field, HoldStatus, Kept, PaymentAttempt, PaymentRef, Refusal,
-    RefusalCode, Reservation, ReservationId, SkuId, SkuName, Timestamp,
+    Bound, Confirmation, Decision, Field, HoldStatus, Kept, PaymentAttempt, PaymentRef, PoolView,
+    Refusal, RefusalCode, Reservation, ReservationId, SkuId, SkuName, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -28,6 +36,18 @@ pub struct Reply {
     /// The name of the SKU that a refusal speaks of.
     pub sku: Option<SkuName>,
 }
+
+/// What a reply message brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// To a request.
+    Decided(Reply),
+    /// To the question how a SKU stands as a pool; `None` if it is not defined there.
+    Pool(Option<PoolView>),
+}
+
+/// The word of a reply that decides nothing.
+const POOL: &str = "pool";
 
 /// The message as it lies in the topic; each decision and each refusal uses some of its fields.
 #[derive(Default, Serialize, Deserialize)]
@@ -87,6 +107,8 @@ struct Wire<'a> {
     expected: Option<u64>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     text: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<WireView>,
 }
 
 /// The message that answers request `id` of a node.
@@ -110,14 +132,31 @@ pub(super) fn encode(node: u64, id: u64, reply: &Reply) -> Vec<u8> {
     serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain fields: {error}"))
 }
 
+/// The message that tells request `id` of a node how a SKU stands as a pool.
+pub(super) fn encode_pool(node: u64, id: u64, view: Option<&PoolView>) -> Vec<u8> {
+    let wire = Wire {
+        v: VERSION,
+        node,
+        id,
+        decision: Cow::Borrowed(POOL),
+        pool: view.map(WireView::from),
+        ..Wire::default()
+    };
+    serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain fields: {error}"))
+}
+
 /// The node and request that a message answers, and the answer.
 ///
 /// # Errors
 /// What is wrong with the message.
-pub(super) fn decode(message: &[u8]) -> Result<(u64, u64, Reply), String> {
+pub(super) fn decode(message: &[u8]) -> Result<(u64, u64, Answered), String> {
     let wire: Wire<'_> = serde_json::from_slice(message).map_err(|error| error.to_string())?;
     if wire.v != VERSION {
         return Err(format!("version {}, not {VERSION}", wire.v));
+    }
+    if wire.decision == POOL {
+        let view = wire.pool.map(PoolView::from);
+        return Ok((wire.node, wire.id, Answered::Pool(view)));
     }
     let decision = match RefusalCode::from_name(&wire.decision) {
         Some(code) => wire.refusal(code).map(Decision::Refused),
@@ -129,7 +168,7 @@ pub(super) fn decode(message: &[u8]) -> Result<(u64, u64, Reply), String> {
         decision: decision.ok_or_else(missing)?,
         sku: sku.map_err(|error| error.to_string())?,
     };
-    Ok((wire.node, wire.id, reply))
+    Ok((wire.node, wire.id, Answered::Decided(reply)))
 }
 
 /// The SKU that a refusal speaks of.

@@ -5,9 +5,9 @@
 //! the fullest one, before anybody misses it; not with the last few units, which wait for who wants them. Both end:
 //! every move makes two pools more equal or serves a request that is waiting.
 
-use super::carry::{TransferError, carry, finish};
+use super::carry::{TransferError, carry, finish, view};
 use super::{NOTHING, Pool, Pools};
-use crate::types::Clock;
+use crate::types::{Clock, PoolView};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,6 +37,23 @@ impl Balance {
         Self {
             kept: vec![(0, Duration::ZERO); pools],
             open: pairs.filter(|(from, to)| from != to).collect(),
+        }
+    }
+
+    /// What the accounts say is in flight, whoever sent it; between pools that did not answer, what was known before.
+    fn look(&mut self, views: &[Option<PoolView>]) {
+        for (from, sender) in views.iter().enumerate() {
+            for (to, receiver) in views.iter().enumerate().filter(|(to, _)| *to != from) {
+                let (Some(sender), Some(receiver)) = (sender, receiver) else {
+                    continue;
+                };
+                let sent = sender.account(receiver.shard).sent.last;
+                if sent == receiver.account(sender.shard).received.last {
+                    self.open.remove(&(from, to));
+                } else {
+                    self.open.insert((from, to));
+                }
+            }
         }
     }
 }
@@ -102,8 +119,9 @@ fn water(levels: &[Level]) -> Option<Move> {
 }
 
 impl<P: Pool> Pools<P> {
-    /// Moves what should move, at `now` of any monotonic clock; returns how many units came. Begins with what is in flight,
-    /// whoever left it. A pool that does not do its half is left out until the next step; the others go on.
+    /// Asks every pool how it stands, and moves what should move, at `now` of any monotonic clock; returns how many units came.
+    /// Begins with what is in flight, whoever left it. A pool that does not answer is left out until the next step; the others
+    /// go on.
     ///
     /// # Errors
     /// The first that went wrong, after everything else was done. No unit is lost: the next step goes on with it.
@@ -116,13 +134,17 @@ impl<P: Pool> Pools<P> {
             failed: None,
             came: 0,
         };
-        for (from, to) in std::mem::take(&mut balance.open) {
-            if step.tries(from, to, finish).is_none() {
-                balance.open.insert((from, to));
+        let views = step.look();
+        balance.look(&views);
+        self.tell_whether_moving(&balance);
+        let mut levels = self.levels(&views, &balance, now);
+        for (from, to) in balance.open.clone() {
+            if let Some(came) = step.tries(from, to, finish) {
+                balance.open.remove(&(from, to));
+                levels[to].available += came;
             }
         }
         self.tell_whether_moving(&balance);
-        let mut levels = self.levels(&balance, now);
         // Each move serves one pool or evens out two.
         for _ in 0..2 * self.pools.len() {
             for (level, _) in levels.iter_mut().zip(&step.out).filter(|(_, out)| **out) {
@@ -158,12 +180,12 @@ impl<P: Pool> Pools<P> {
         }
     }
 
-    fn levels(&self, balance: &Balance, now: Duration) -> Vec<Level> {
+    fn levels(&self, views: &[Option<PoolView>], balance: &Balance, now: Duration) -> Vec<Level> {
         let of_pool = |at: usize| {
             let wanted = self.wanted[at].swap(NOTHING, Ordering::AcqRel);
             let (kept, until) = balance.kept[at];
             Level {
-                available: self.pools[at].stock().map_or(0, |stock| stock.available),
+                available: views[at].as_ref().map_or(0, |view| view.available),
                 wanted: if wanted == NOTHING { 0 } else { wanted },
                 kept: if now < until { kept } else { 0 },
             }
@@ -189,6 +211,20 @@ struct Step<'a, P> {
 }
 
 impl<P: Pool> Step<'_, P> {
+    /// Asks every pool; `None` for those that don't answer, which are left out.
+    fn look(&mut self) -> Vec<Option<PoolView>> {
+        let pools = self.pools.iter().zip(&mut self.out);
+        let looks = pools.map(|(pool, out)| match view(pool) {
+            Ok(view) => Some(view),
+            Err(error) => {
+                *out = true;
+                self.failed.get_or_insert(error);
+                None
+            }
+        });
+        looks.collect()
+    }
+
     /// Tries to bring units from one pool to another; `None` if that failed or one of them is left out.
     fn tries(
         &mut self,
@@ -240,6 +276,8 @@ struct Stage {
 
 impl<P: Pool + 'static> Pools<P> {
     /// Starts a thread that steps whenever units are wanted, and at least `every` so often; after a failure only so often.
+    /// A step asks every pool, and a pool on PostgreSQL or behind Kafka commits what it says: 50 ms is often enough, since whoever
+    /// wants units wakes it.
     ///
     /// # Errors
     /// If the thread can't be started.

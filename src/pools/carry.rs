@@ -9,8 +9,8 @@
 use super::Pool;
 use crate::engine::CommandError;
 use crate::types::{
-    Deposit, IdempotencyKey, PoolView, Refusal, Transfer, TransferError as Impossible, UserId,
-    Withdraw,
+    Deposit, IdempotencyKey, PoolView, Refusal, SkuId, Transfer, TransferError as Impossible,
+    UserId, Withdraw,
 };
 
 /// Units could not be moved just now, or nobody knows whether they were: the next step looks again and goes on.
@@ -57,59 +57,65 @@ pub(super) fn view(pool: &impl Pool) -> Result<PoolView, TransferError> {
 }
 
 /// What is between two pools.
-enum Between {
-    InFlight(Transfer),
-    /// The number of the next transfer.
-    Nothing(u64),
+struct Between {
+    in_flight: Option<Transfer>,
+    /// The number of the transfer that comes after it.
+    next: u64,
+    /// The SKU's index at the sender.
+    from_sku: SkuId,
+    /// And at the receiver.
+    to_sku: SkuId,
 }
 
 /// The receiver is asked first: what it has taken was sent before.
 fn between<P: Pool>(from: &P, to: &P) -> Result<Between, TransferError> {
-    let received = view(to)?.account(from.shard()).received;
-    let sent = view(from)?.account(to.shard()).sent;
-    if sent.last == received.last {
-        return Ok(Between::Nothing(received.next()));
-    }
-    if sent.last == received.next() {
-        return Ok(Between::InFlight(Transfer {
-            sku: to.sku(),
+    let to_view = view(to)?;
+    let from_view = view(from)?;
+    let received = to_view.account(from.shard()).received;
+    let sent = from_view.account(to.shard()).sent;
+    if sent.last != received.last && sent.last != received.next() {
+        return Err(TransferError::OutOfStep {
             from: from.shard(),
             to: to.shard(),
-            number: sent.last,
-            units: sent.last_units,
-        }));
+            sent: sent.last,
+            received: received.last,
+        });
     }
-    Err(TransferError::OutOfStep {
+    let last = Transfer {
+        sku: to_view.sku,
         from: from.shard(),
         to: to.shard(),
-        sent: sent.last,
-        received: received.last,
+        number: sent.last,
+        units: sent.last_units,
+    };
+    Ok(Between {
+        in_flight: (sent.last != received.last).then_some(last),
+        next: sent.next(),
+        from_sku: from_view.sku,
+        to_sku: to_view.sku,
     })
 }
 
 /// Brings what is in flight from one pool to another, if something is. Returns its units.
 pub(super) fn finish<P: Pool>(from: &P, to: &P) -> Result<u64, TransferError> {
-    match between(from, to)? {
-        Between::InFlight(transfer) => bring(to, transfer),
-        Between::Nothing(_) => Ok(0),
+    match between(from, to)?.in_flight {
+        Some(transfer) => bring(to, transfer),
+        None => Ok(0),
     }
 }
 
 /// Moves at most so many units, after whatever was in flight. Returns how many came.
 pub(super) fn carry<P: Pool>(from: &P, to: &P, units: u64) -> Result<u64, TransferError> {
-    let mut came = 0;
-    let number = match between(from, to)? {
-        Between::Nothing(number) => number,
-        Between::InFlight(transfer) => {
-            came = bring(to, transfer)?;
-            transfer.number.saturating_add(1)
-        }
+    let between = between(from, to)?;
+    let came = match between.in_flight {
+        Some(transfer) => bring(to, transfer)?,
+        None => 0,
     };
     let wanted = Transfer {
-        sku: from.sku(),
+        sku: between.from_sku,
         from: from.shard(),
         to: to.shard(),
-        number,
+        number: between.next,
         units: units.saturating_sub(came),
     };
     if wanted.units == 0 {
@@ -118,9 +124,8 @@ pub(super) fn carry<P: Pool>(from: &P, to: &P, units: u64) -> Result<u64, Transf
     let command = Withdraw::new(actor(), key(&wanted), wanted).map_err(impossible(from))?;
     match from.withdraw(command) {
         Ok(units) => {
-            let sku = to.sku();
             let transfer = Transfer {
-                sku,
+                sku: between.to_sku,
                 units,
                 ..wanted
             };

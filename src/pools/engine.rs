@@ -1,10 +1,10 @@
 //! Pools that are engines of this process, and reservations through them.
 
-use super::{Pool, Pools, Whereabouts};
+use super::{Pool, PooledStock, Pools, Whereabouts};
 use crate::engine::{BusyReason, CommandError, Handle, Ticket};
 use crate::types::{
-    Availability, Deposit, IdempotencyKey, LinesError, PoolView, Query, QueryAnswer, Refusal,
-    Reservation, Reserve, SkuId, UserId, Withdraw,
+    Deposit, IdempotencyKey, LinesError, PoolView, Query, QueryAnswer, Refusal, Reservation,
+    Reserve, SkuId, UserId, Withdraw,
 };
 
 /// A pool that is an engine of this process.
@@ -44,12 +44,8 @@ impl Pool for EnginePool {
         self.shard
     }
 
-    fn sku(&self) -> SkuId {
-        self.sku
-    }
-
-    fn stock(&self) -> Option<Availability> {
-        self.handle.availability(self.sku)
+    fn stock(&self) -> Option<PooledStock> {
+        self.handle.availability(self.sku).map(PooledStock::from)
     }
 
     fn view(&self) -> Result<PoolView, CommandError> {
@@ -111,7 +107,7 @@ impl Pools<EnginePool> {
         key: Option<IdempotencyKey>,
     ) -> Result<Reserving<'_>, NotReserved> {
         let pool = self.of(user);
-        let mut command = Reserve::one(user, pool.sku(), units)?;
+        let mut command = Reserve::one(user, pool.sku, units)?;
         command.key = key;
         if self.want(user, units) == Whereabouts::Elsewhere {
             return Err(NotReserved::Moving);

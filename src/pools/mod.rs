@@ -53,25 +53,54 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **What stays with you.** The number of pools of a SKU and their order are fixed for a sale: another number is
-//! another pool for most users, whose limits would begin anew. Pools define, open and close the SKU each for itself, and
-//! `adjust` goes to any of them. A cart's lines lie in one pool. Nothing here knows a transport: a [`Pool`] is an engine of
-//! this process ([`EnginePool`]) or whatever else takes a command and brings its answer.
+//! **What stays with you.** Pools define, open and close the SKU each for itself, and `adjust` goes to any of them. A cart's
+//! lines lie in one pool. A [`Pool`] is an engine of this process ([`EnginePool`]), a writer behind Kafka (`KafkaPool`), or
+//! whatever else takes a command and brings its answer.
+//!
+//! The number of pools of a SKU and their order are fixed for a sale. Nothing checks it, for no writer knows of the others: with
+//! another number or order most users have another pool, in which their limits begin anew and their keys are unknown, so that
+//! a request that is sent again may be decided again. No unit is oversold by that, only limits and repetitions don't hold. Change it
+//! between sales: a pool that is added defines the SKU with a total of 0 and is filled by the balancer; one that goes has its
+//! units taken with `adjust`, and they are added to another.
+//!
+//! # Over Kafka
+//!
+//! Feature `kafka`, and `postgres` for the writers' logs. For `n` pools:
+//!
+//! 1. `reservation-requests` has at least `n` partitions: partition `p` is shard `p`, and a pool is one of them. More may sell
+//!    other things. The other topics are as without pools.
+//! 2. Each shard has a writer, with a `PostgresStore` and a `KafkaSource` of its shard, and its standbys. All are in the same
+//!    schema of one database, so that one transaction sees all of them; each has a connection of its own. A cache of one writer
+//!    holds that writer's counts: give each its own prefix, or none to hot SKUs.
+//! 3. Every process that asks, or moves units, has the same `Placement`: `Placement::new(partitions).pools(sku, shards)`. A
+//!    user's reservations then go to his pool, and what names a reservation to the shard that made it. Define, open, pause and
+//!    adjust the SKU with `KafkaClient::send_to`, in each shard.
+//! 4. Every API node has `Pools::new(KafkaPool::all(&client, &sku))`, takes a [`step`](Pools::step), starts
+//!    [`balance`](Pools::balance) (every 50 ms, say), and asks [`want`](Pools::want) before it sends a reservation and after one
+//!    was sold out, as `Pools::<EnginePool>::reserve` does: `Elsewhere` is an answer of 503 with `Retry-After`, or of a waiting
+//!    room, and never "sold out"; after a refusal the user needs a new key.
+//!
+//! A writer that dies keeps its units; the others go on, and each step waits for its answer in vain. What was sent to it lies in
+//! the topic, and its successor decides it once. A step asks every pool one question, and a move takes four more answers: of some
+//! 15 ms each where nothing else is going on, so that units come after about 0.1 s, and as much later as the writers are behind.
 
 mod audit;
 mod balance;
 mod carry;
 mod engine;
+#[cfg(feature = "kafka")]
+mod kafka;
 
+pub use crate::types::pool_of;
 pub use audit::{InFlight, PoolsAudit, audit};
 pub use balance::{Balancing, SETTLE};
 pub use carry::TransferError;
 pub use engine::{EnginePool, NotReserved, Reserving};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaPool;
 
 use crate::engine::CommandError;
-use crate::types::{
-    Availability, Deposit, PoolView, ReservationId, SkuId, UserId, Withdraw, halves,
-};
+use crate::types::{Availability, Deposit, PoolView, ReservationId, UserId, Withdraw};
 use balance::Balance;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,11 +110,9 @@ pub trait Pool: Send + Sync {
     /// Its shard.
     fn shard(&self) -> u16;
 
-    /// The SKU's index there.
-    fn sku(&self) -> SkuId;
-
-    /// Its stock as of the last committed batch; must not wait. `None` while nothing is known.
-    fn stock(&self) -> Option<Availability>;
+    /// Its stock as of the last committed batch, or at least of the last [`view`](Self::view); must not wait. `None` while nothing
+    /// is known.
+    fn stock(&self) -> Option<PooledStock>;
 
     /// Its answer to [`Query::Pool`](crate::types::Query::Pool).
     ///
@@ -104,30 +131,6 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// Why it brought nothing, or that nobody knows: then the balancer looks again.
     fn deposit(&self, command: Deposit) -> Result<u64, CommandError>;
-}
-
-/// The index of a user's pool among so many. Stable for ever: his limits and keys are there.
-///
-/// ```
-/// # use stockade::{pools::pool_of, types::UserId};
-/// let ann = UserId::from_text("ann@example.com");
-/// assert_eq!(pool_of(ann, 4), pool_of(ann, 4));
-/// assert_eq!(pool_of(ann, 1), 0);
-/// ```
-///
-/// # Panics
-/// If there are no pools.
-pub fn pool_of(user: UserId, pools: usize) -> usize {
-    assert!(pools > 0, "a SKU has at least one pool");
-    // SplitMix64's finalizer (Steele, Lea, Flood 2014) over both halves; the upper bits choose, without a bias that
-    // could be seen.
-    let [low, high] = halves(user.0);
-    let mut z = low ^ high.rotate_left(32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    let scaled = (u128::from(z) * pools as u128) >> 64;
-    usize::try_from(scaled).unwrap_or(0)
 }
 
 /// Pools can't be put together.
@@ -153,15 +156,26 @@ pub enum Whereabouts {
     Nowhere,
 }
 
-/// The stock of all pools: a sum of snapshots that were taken one after the other. Units that move at the moment are in
-/// none or, rarely, in two of them.
+/// The stock of a pool; or of all of them, a sum of snapshots that were taken one after the other: units that move at the moment
+/// are in none or, rarely, in two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(missing_docs, reason = "each is the sum of what it names")]
+#[expect(missing_docs, reason = "each is what it names")]
 pub struct PooledStock {
     pub available: u64,
     pub reserved: u64,
     pub sold: u64,
     pub total: u64,
+}
+
+impl From<Availability> for PooledStock {
+    fn from(stock: Availability) -> Self {
+        Self {
+            available: stock.available,
+            reserved: stock.reserved,
+            sold: stock.sold,
+            total: stock.total,
+        }
+    }
 }
 
 /// The pools of one SKU: routes users, sums stock, and moves units. All methods may be called from any thread.
@@ -288,30 +302,3 @@ impl<P: Pool> Pools<P> {
 
 /// Pairs of looks at all pools before an audit gives up.
 const LOOKS_MAX: u32 = 100;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_are_spread_evenly_and_stay_where_they_are() {
-        let mut counts = [0_u32; 5];
-        for number in 0..50_000_u64 {
-            let user = UserId::from(number);
-            counts[pool_of(user, 5)] += 1;
-        }
-        // 10,000 expected; 5 standard deviations are 450.
-        assert!(
-            counts.iter().all(|n| n.abs_diff(10_000) < 450),
-            "{counts:?}"
-        );
-        let of_text = (0..10_000).map(|n| pool_of(UserId::from_text(&format!("user {n}")), 4));
-        let first = of_text.filter(|&pool| pool == 0).count();
-        assert!(first.abs_diff(2_500) < 220, "{first}");
-        // For ever: these users' limits and keys are there.
-        let known: Vec<usize> = (0..16_u64).map(|n| pool_of(UserId::from(n), 4)).collect();
-        assert_eq!(known, KNOWN);
-    }
-
-    const KNOWN: [usize; 16] = [0, 1, 3, 0, 2, 2, 3, 0, 3, 2, 0, 0, 0, 3, 0, 0];
-}

@@ -63,4 +63,4 @@ pub(crate) use state::STATE_LINES;
 pub use state::{HeldLine, StateRecord};
 pub use submit::{Answers, Sourced, Submit, SubmitError};
 pub use time::{Timestamp, TimestampError};
-pub use transfer::{Account, Deposit, Moved, PoolView, Transfer, TransferError, Withdraw};
+pub use transfer::{Account, Deposit, Moved, PoolView, Transfer, TransferError, Withdraw, pool_of};

@@ -9,7 +9,7 @@
 //! Both shards keep an [`Account`] of the other for ever. In flight is what the sender counts as sent and the receiver
 //! not yet as received: nothing, or the sender's last transfer.
 
-use super::key::fingerprint;
+use super::key::{fingerprint, halves};
 use super::{IdempotencyKey, SkuId, TOTAL_MAX, UserId};
 
 /// Units of a SKU that move from one shard to another.
@@ -233,4 +233,55 @@ impl PoolView {
             .copied()
             .unwrap_or_else(|| Account::new(self.sku, peer))
     }
+}
+
+/// The index of a user's pool among so many. Stable for ever: his limits and keys are there.
+///
+/// ```
+/// # use stockade::{types::{UserId, pool_of}};
+/// let ann = UserId::from_text("ann@example.com");
+/// assert_eq!(pool_of(ann, 4), pool_of(ann, 4));
+/// assert_eq!(pool_of(ann, 1), 0);
+/// ```
+///
+/// # Panics
+/// If there are no pools.
+pub fn pool_of(user: UserId, pools: usize) -> usize {
+    assert!(pools > 0, "a SKU has at least one pool");
+    // SplitMix64's finalizer (Steele, Lea, Flood 2014) over both halves; the upper bits choose, without a bias that
+    // could be seen.
+    let [low, high] = halves(user.0);
+    let mut z = low ^ high.rotate_left(32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    let scaled = (u128::from(z) * pools as u128) >> 64;
+    usize::try_from(scaled).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_spread_evenly_and_stay_where_they_are() {
+        let mut counts = [0_u32; 5];
+        for number in 0..50_000_u64 {
+            let user = UserId::from(number);
+            counts[pool_of(user, 5)] += 1;
+        }
+        // 10,000 expected; 5 standard deviations are 450.
+        assert!(
+            counts.iter().all(|n| n.abs_diff(10_000) < 450),
+            "{counts:?}"
+        );
+        let of_text = (0..10_000).map(|n| pool_of(UserId::from_text(&format!("user {n}")), 4));
+        let first = of_text.filter(|&pool| pool == 0).count();
+        assert!(first.abs_diff(2_500) < 220, "{first}");
+        // For ever: these users' limits and keys are there.
+        let known: Vec<usize> = (0..16_u64).map(|n| pool_of(UserId::from(n), 4)).collect();
+        assert_eq!(known, KNOWN);
+    }
+
+    const KNOWN: [usize; 16] = [0, 1, 3, 0, 2, 2, 3, 0, 3, 2, 0, 0, 0, 3, 0, 0];
 }

@@ -1,10 +1,12 @@
-//! Kafka as it is, a real broker: `cargo test --features kafka --test kafka`. Here is what the tests share: the broker, a test's
+//! Kafka as it is, a real broker: `cargo test --features kafka,postgres --test kafka`. Here is what the tests share: the broker, a test's
 //! own topics on it, and an API node that asks until it knows.
 #![expect(clippy::disallowed_methods, reason = "brokers live in real time")]
 
 #[path = "../dying/mod.rs"]
 mod dying;
 mod events;
+mod losses;
+mod pools;
 mod requests;
 
 #[path = "../servers/mod.rs"]

@@ -357,7 +357,7 @@ fn an_offset_outside_the_topic_halts_and_is_never_reset() {
     assert!(why.contains("has no position"), "{why}");
 }
 
-fn delete_before(topics: &Topics, offset: i64) {
+pub(super) fn delete_before(topics: &Topics, offset: i64) {
     let admin: AdminClient<_> = topics.config().create().expect("settings");
     let mut list = TopicPartitionList::new();
     let added = list.add_partition_offset(&topics.topic("requests"), 0, Offset::Offset(offset));

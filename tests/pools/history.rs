@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stockade::Engine;
 use stockade::engine::{Ask, CommandError, Handle, Runner};
-use stockade::pools::{Pool, Pools, PoolsAudit, Whereabouts, audit, pool_of};
+use stockade::pools::{Pool, PooledStock, Pools, PoolsAudit, Whereabouts, audit, pool_of};
 use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
     Adjust, Availability, Clock, Confirm, DefineSku, Deposit, Gate, HoldStatus, IdempotencyKey,
@@ -170,12 +170,9 @@ impl Pool for Port {
         self.0.number
     }
 
-    fn sku(&self) -> SkuId {
-        self.0.sku
-    }
-
-    fn stock(&self) -> Option<Availability> {
-        self.0.node.lock().handle.availability(self.0.sku)
+    fn stock(&self) -> Option<PooledStock> {
+        let stock = self.0.node.lock().handle.availability(self.0.sku);
+        stock.map(PooledStock::from)
     }
 
     fn view(&self) -> Result<PoolView, CommandError> {
@@ -300,7 +297,7 @@ impl World {
         let (from, to) = (&self.ports[from], &self.ports[to]);
         let received = to.view().expect("a query").account(from.shard()).received;
         let transfer = Transfer {
-            sku: from.sku(),
+            sku: from.0.sku,
             from: from.shard(),
             to: to.shard(),
             number: received.next(),
@@ -421,7 +418,7 @@ impl World {
         for port in &self.ports {
             port.0.node.lock().fate = Fate::Arrives;
         }
-        self.pools = Pools::new(self.ports.clone()).expect("different shards");
+        // Also what was left by a balancer that died beside this one.
         self.pools
             .step(self.clock.monotonic())
             .expect("pools answer");
@@ -429,6 +426,8 @@ impl World {
         assert_eq!(report.in_flight, [], "what was in flight has come");
         assert_eq!(report.in_pools, self.total);
         assert_eq!(self.pools.audit().as_ref(), Ok(&report));
+        // Nobody has come back for what was brought for him.
+        self.pass(100);
         self.sell_all_to_one_pool();
         self.check();
         for port in self.ports.clone() {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use stockade::Engine;
 use stockade::engine::CommandError;
 use stockade::pools::{
-    EnginePool, NotReserved, Pool, Pools, PoolsError, SETTLE, TransferError, Whereabouts, pool_of,
+    EnginePool, NotReserved, Pool, PooledStock, Pools, PoolsError, SETTLE, TransferError,
+    Whereabouts, pool_of,
 };
 use stockade::store::{JournalOptions, JournalStore, MemoryLog, MemoryStore, Store};
 use stockade::types::{
-    Availability, Confirm, DefineSku, Deposit, Gate, PoolView, Refusal, SetGate, SkuId, SkuName,
-    SystemClock, UserId, Withdraw,
+    Confirm, DefineSku, Deposit, Gate, PoolView, Refusal, SetGate, SkuName, SystemClock, UserId,
+    Withdraw,
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -270,11 +271,7 @@ impl Pool for Watched {
         self.pool.shard()
     }
 
-    fn sku(&self) -> SkuId {
-        self.pool.sku()
-    }
-
-    fn stock(&self) -> Option<Availability> {
+    fn stock(&self) -> Option<PooledStock> {
         self.pool.stock()
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Every message becomes one command with the offset after it, also one that can't be read (a query that changes nothing): so the
 //! stored position is always the offset up to which everything is dealt with. Dead letters of a run have arrived before the run is
-//! submitted. A full engine makes the reader wait for answers; it polls nothing meanwhile.
+//! submitted, unless their topic can't be written to: then nobody waits for them. A full engine makes the reader wait for answers; it polls nothing meanwhile.
 
 mod reader;
 mod replier;
@@ -114,7 +114,8 @@ pub struct SourceStatus {
     pub lag: u64,
     /// Messages that could not be read.
     pub dead_letters: u64,
-    /// Dead letters that did not arrive: what they held is in the partition still.
+    /// Dead letters that did not arrive: their topic is missing or takes none that long. What they held is in the partition still, as
+    /// long as it keeps messages; mend the topic.
     pub dead_letters_lost: u64,
     /// Replies that could not be delivered: whoever asked asks again.
     pub replies_lost: u64,
@@ -279,6 +280,7 @@ impl Shared {
         while !self.is_stopped() {
             let position = self.position.load(Ordering::Acquire);
             self.measure(position);
+            self.count();
             if position != copied
                 && let Ok(list) = self.partition(position)
                 // Only a copy: one that fails is followed by the next.
@@ -287,6 +289,25 @@ impl Shared {
                 copied = position;
             }
             std::thread::park_timeout(COPY_EVERY);
+        }
+    }
+
+    /// How many messages could not be read, and how many of those are only in the partition still.
+    fn count(&self) {
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = &self.options;
+        for (name, counter) in [
+            ("stockade_kafka_dead_letters", &self.dead_letters),
+            (
+                "stockade_kafka_dead_letters_lost",
+                &self.counts.dead_letters_lost,
+            ),
+        ] {
+            let count = counter.load(Ordering::Relaxed);
+            cluster::meter(name, requests, *partition, count);
         }
     }
 

@@ -1,12 +1,13 @@
 //! The thread that reads: messages become commands, runs of them go to the engine.
 
 use super::super::cluster;
-use super::super::request::{self, Body, ReplyTo, Request};
+use super::super::request::{self, Asked, ReplyTo};
 use super::{ASK, DEAD_LETTER, POLL, Sent, Shared, SourceOptions, SourceState};
 use crate::types::{
     Command, Query, SkuId, SkuName, SourcePosition, Sourced, Submit, SubmitError, Timestamp,
 };
 use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-/// A dead letter that hasn't arrived by then is counted as lost, and the partition goes on.
+/// A dead letter that hasn't arrived by then is not waited for, and neither are those after it until one arrives: it is counted as
+/// lost when its producer gives up, and the partition goes on.
 const DEAD_LETTERS_WITHIN: Duration = Duration::from_secs(5);
 /// No engine gives this index.
 const NO_SKU: SkuId = SkuId(u32::MAX);
@@ -30,12 +32,16 @@ pub(super) struct Reader {
     source_id: u64,
     /// A request that waits for those before it to be decided.
     held: Option<Held>,
+    /// How long the next dead letters are waited for.
+    patience: Duration,
+    /// No message comes after this.
+    failed: Option<KafkaError>,
     /// A SKU's definition is on its way: a name that isn't known may be known in a moment.
     has_defined: bool,
 }
 
 struct Held {
-    request: Request,
+    asked: Asked,
     reply: Option<ReplyTo>,
     letter: Letter,
 }
@@ -71,6 +77,8 @@ impl Reader {
             to: Vec::new(),
             next: 0,
             held: None,
+            failed: None,
+            patience: DEAD_LETTERS_WITHIN,
             has_defined: false,
         }
     }
@@ -86,13 +94,15 @@ impl Reader {
     fn read(&mut self) -> Result<(), End> {
         self.seek()?;
         while !self.is_over() {
-            self.collect()?;
-            if self.run.is_empty() {
-                continue;
+            self.collect();
+            if !self.run.is_empty() {
+                self.submit()?;
+                if self.held.is_some() {
+                    self.settle()?;
+                }
             }
-            self.submit()?;
-            if self.held.is_some() {
-                self.settle()?;
+            if let Some(error) = self.failed.take() {
+                return Err(End::Halt(self.failure(&error)));
             }
         }
         Ok(())
@@ -138,6 +148,21 @@ impl Reader {
         Ok(())
     }
 
+    /// What keeps it from reading on for good, and what to do.
+    fn failure(&self, error: &KafkaError) -> String {
+        if !cluster::is_outside(error) {
+            return error.to_string();
+        }
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = &self.shared.options;
+        let bounds = cluster::bounds(&self.shared.consumer, requests, *partition, ASK).ok();
+        let holds = bounds.map(|(low, high)| (low.unsigned_abs(), high.unsigned_abs()));
+        self.outside(self.engine.position(self.source_id), holds)
+    }
+
     fn outside(&self, stands: Option<u64>, holds: Option<(u64, u64)>) -> String {
         let options = &self.shared.options;
         let stands = stands.map_or("has no position".to_owned(), |at| {
@@ -154,11 +179,11 @@ impl Reader {
     }
 
     /// Takes what is there, at most a run; waits a little for the first message.
-    fn collect(&mut self) -> Result<(), End> {
+    fn collect(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut dead = 0;
         if let Some(held) = self.held.take() {
-            dead += self.take(held.request, held.reply, held.letter);
+            dead += self.take(held.asked, held.reply, held.letter);
         }
         let mut wait = if self.run.is_empty() {
             POLL
@@ -176,20 +201,28 @@ impl Reader {
                     shared.waits(Some(error.to_string()));
                 }
                 Some(Err(error)) => {
-                    return Err(End::Halt(if cluster::is_outside(&error) {
-                        self.outside(Some(self.next), None)
-                    } else {
-                        error.to_string()
-                    }));
+                    // What was read before it is decided first.
+                    self.failed = Some(error);
+                    break;
                 }
             }
             wait = Duration::ZERO;
         }
         if dead > 0 {
-            // What doesn't arrive in time is counted by its delivery report.
-            let _ = shared.producer.flush(DEAD_LETTERS_WITHIN);
+            self.wait_for_letters();
         }
-        Ok(())
+    }
+
+    fn wait_for_letters(&mut self) {
+        let lost = || self.shared.counts.dead_letters_lost.load(Ordering::Relaxed);
+        let before = lost();
+        let is_done = self.shared.producer.flush(self.patience).is_ok();
+        let have_arrived = is_done && lost() == before;
+        self.patience = if have_arrived {
+            DEAD_LETTERS_WITHIN
+        } else {
+            POLL
+        };
     }
 
     /// Takes a message; 1 if it went to the dead letters.
@@ -202,24 +235,24 @@ impl Reader {
             written_at: Timestamp::MIN.plus_ms(written_ms.unsigned_abs()),
         };
         match request::decode(&letter.payload) {
-            Ok((request, reply)) => self.take(request, reply, letter),
+            Ok((asked, reply)) => self.take(asked, reply, letter),
             Err(reason) => self.bury(&letter, &reason),
         }
     }
 
-    /// Makes the request a command, unless it has to wait for a definition before it.
-    fn take(&mut self, request: Request, reply: Option<ReplyTo>, letter: Letter) -> usize {
+    /// Makes what is asked a command, unless it has to wait for a definition before it.
+    fn take(&mut self, asked: Asked, reply: Option<ReplyTo>, letter: Letter) -> usize {
         let find = |name: &SkuName| self.engine.sku(name.as_str());
-        let defines = matches!(request.body, Body::DefineSku { .. });
-        if self.has_defined && !defines && request.skus().any(|name| find(name).is_none()) {
+        let defines = asked.defines();
+        if self.has_defined && !defines && asked.skus().any(|name| find(name).is_none()) {
             self.held = Some(Held {
-                request,
+                asked,
                 reply,
                 letter,
             });
             return 0;
         }
-        match request.command(find, letter.written_at) {
+        match asked.command(find, letter.written_at) {
             Ok(command) => {
                 self.has_defined |= defines;
                 self.push(command, reply, letter.offset);

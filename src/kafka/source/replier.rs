@@ -3,7 +3,7 @@
 use super::super::reply::{self, Reply};
 use super::super::request::ReplyTo;
 use super::{POLL, REPLY, Sent, Shared};
-use crate::types::{Answer, Decision, Submit};
+use crate::types::{Answer, Decision, QueryAnswer, Submit};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::sync::Arc;
@@ -57,10 +57,11 @@ impl Replier {
         let mut are_durable = true;
         for (answer, to) in answers.into_iter().zip(to) {
             match (answer, to) {
-                (Some(Answer::Decided(decision)), Some(to)) => self.reply(to, decision),
+                (Some(Answer::Decided(decision)), Some(to)) => self.decided(to, decision),
+                (Some(Answer::Found(found)), Some(to)) => self.found(to, &found),
                 // The successor decides it, or has decided it already: this writer knows nothing that it may say.
                 (None | Some(Answer::NotDecided), _) => are_durable = false,
-                (Some(Answer::Decided(_) | Answer::Found(_)), _) => {}
+                (Some(Answer::Decided(_) | Answer::Found(_)), None) => {}
             }
         }
         if are_durable {
@@ -69,18 +70,28 @@ impl Replier {
         self.reader.unpark();
     }
 
-    fn reply(&self, to: ReplyTo, decision: Decision) {
+    fn decided(&self, to: ReplyTo, decision: Decision) {
         let sku = match &decision {
             Decision::Refused(refusal) => reply::sku_of(refusal),
             _ => None,
         };
         let sku = sku.and_then(|sku| self.engine.sku_name(sku));
-        let message = reply::encode(to.node, to.id, &Reply { decision, sku });
+        self.reply(to, &reply::encode(to.node, to.id, &Reply { decision, sku }));
+    }
+
+    fn found(&self, to: ReplyTo, found: &QueryAnswer) {
+        // The only question that messages ask.
+        if let QueryAnswer::Pool(view) = found {
+            self.reply(to, &reply::encode_pool(to.node, to.id, view.as_ref()));
+        }
+    }
+
+    fn reply(&self, to: ReplyTo, message: &[u8]) {
         let producer = &self.shared.producer;
         let topic = &self.shared.options.replies;
         let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(topic, REPLY)
             .partition(to.partition.max(0))
-            .payload(&message);
+            .payload(message);
         while let Err((error, again)) = producer.send(record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
                 || self.shared.is_stopped()

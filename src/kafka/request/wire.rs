@@ -1,256 +1,16 @@
-//! A request message: what an API node asks of the writer of a partition. Version 1, JSON.
-//!
-//! ```json
-//! {"v":1, "kind":"reserve", "user":"0000..2a", "key":"6b1f..09", "asked_at_us":1736937000250999,
-//!  "lines":[{"sku_id":"SNEAKER-42","quantity":1}], "reply":{"node":"9f3c..e1","partition":3,"id":17}}
-//! ```
-//!
-//! JSON, because a message is read by people and by services in other languages, above all when it lies in the dead-letter topic;
-//! reading one costs some microseconds of the 40 that a writer has for each at 25,000 a second. Ids are 32 hexadecimal digits,
-//! times microseconds since 1970: both as exact as in the log.
-//!
-//! | kind | fields besides `v`, `kind`, `user`, `key`, and where wanted `asked_at_us`, `decide_by_us`, `reply` |
-//! |---|---|
-//! | `reserve` | `lines` |
-//! | `begin_payment` | `reservation`, `payment_ref` |
-//! | `payment_failed` | `reservation`, `attempt`, `disposition`: `keep` or `release` |
-//! | `confirm` | `reservation`; after a payment `attempt` and `payment_ref` |
-//! | `release` | `reservation` |
-//! | `expire` | `reservation`; a hint: neither `user` nor `key` |
-//! | `return` | `reservation` or `lines` or both; `reason` where wanted |
-//! | `adjust` | `sku_id`, `delta`; `reason` where wanted |
-//! | `define_sku` | `sku_id`, `total`; `rules` where wanted |
-//! | `set_gate` | `sku_id`, `change`: `open`, `close`, `pause_reservations`, ..; `reason` where wanted |
-//!
-//! A key is required, so that a message that is delivered twice is decided once. An unknown version, kind or field, and one that
-//! its kind doesn't have, is refused: whoever wrote it meant something. Without `asked_at_us` the record's own time counts.
+//! The message of a request as it lies in the topic, both ways.
 
+use super::{Asked, Body, MESSAGE_SIZE_MAX, NamedTransfer, ReplyTo, Request};
 use crate::types::{
-    Adjust, BeginPayment, Command, Confirm, DefineSku, Disposition, Expire, Gate, IdempotencyKey,
-    Line, Lines, PaymentFailed, PaymentRef, Reason, Release, ReservationId, Reserve, Return, Rules,
-    SetGate, SkuId, SkuName, Timestamp, UserId,
+    Disposition, Gate, IdempotencyKey, PaymentRef, Reason, ReservationId, Rules, SkuName,
+    Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 const VERSION: u8 = 1;
-/// The longest message in bytes: a cart of 4,096 lines with long names fits twice.
-pub(super) const MESSAGE_SIZE_MAX: usize = 1 << 20;
-
-/// What is asked, with SKUs by their names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "fields are those of the command of that name")]
-pub enum Body {
-    Reserve {
-        lines: Vec<(SkuName, u32)>,
-    },
-    BeginPayment {
-        reservation: ReservationId,
-        payment_ref: PaymentRef,
-    },
-    PaymentFailed {
-        reservation: ReservationId,
-        attempt: u32,
-        disposition: Disposition,
-    },
-    Confirm {
-        reservation: ReservationId,
-        payment: Option<(u32, PaymentRef)>,
-    },
-    Release {
-        reservation: ReservationId,
-    },
-    Expire {
-        reservation: ReservationId,
-    },
-    Return {
-        reservation: Option<ReservationId>,
-        lines: Option<Vec<(SkuName, u32)>>,
-        reason: Reason,
-    },
-    Adjust {
-        sku: SkuName,
-        delta: i64,
-        reason: Reason,
-    },
-    DefineSku {
-        sku: SkuName,
-        total: u64,
-        rules: Rules,
-    },
-    SetGate {
-        sku: SkuName,
-        change: Gate,
-        reason: Reason,
-    },
-}
-
-/// A command on its way through a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// Who asks: a buyer, or the actor of an admin command.
-    pub user: UserId,
-    /// Recognises the request when it comes again.
-    pub key: IdempotencyKey,
-    /// When it was asked, if not when the message was made.
-    pub asked_at: Option<Timestamp>,
-    /// Past this time the answer is `TooLate`. For reservations.
-    pub decide_by: Option<Timestamp>,
-    /// What.
-    pub body: Body,
-}
-
-impl Request {
-    /// Asked when its message is made, and decided however late.
-    pub fn new(user: UserId, key: IdempotencyKey, body: Body) -> Self {
-        Self {
-            user,
-            key,
-            asked_at: None,
-            decide_by: None,
-            body,
-        }
-    }
-
-    /// The SKUs that it names.
-    pub(super) fn skus(&self) -> impl Iterator<Item = &SkuName> {
-        let (lines, one) = match &self.body {
-            Body::Reserve { lines } => (lines.as_slice(), None),
-            Body::Return { lines, .. } => (lines.as_deref().unwrap_or_default(), None),
-            Body::Adjust { sku, .. } | Body::DefineSku { sku, .. } | Body::SetGate { sku, .. } => {
-                (&[][..], Some(sku))
-            }
-            Body::BeginPayment { .. }
-            | Body::PaymentFailed { .. }
-            | Body::Confirm { .. }
-            | Body::Release { .. }
-            | Body::Expire { .. } => (&[][..], None),
-        };
-        lines.iter().map(|(sku, _)| sku).chain(one)
-    }
-
-    /// The reservation that it names.
-    pub(super) fn reservation(&self) -> Option<ReservationId> {
-        match self.body {
-            Body::BeginPayment { reservation, .. }
-            | Body::PaymentFailed { reservation, .. }
-            | Body::Confirm { reservation, .. }
-            | Body::Release { reservation }
-            | Body::Expire { reservation } => Some(reservation),
-            Body::Return { reservation, .. } => reservation,
-            Body::Reserve { .. }
-            | Body::Adjust { .. }
-            | Body::DefineSku { .. }
-            | Body::SetGate { .. } => None,
-        }
-    }
-
-    /// The command, with SKUs by the engine's index, or by one that no engine gives. `written_at` is the time of the record.
-    ///
-    /// # Errors
-    /// What can't be, in words.
-    pub(super) fn command(
-        &self,
-        find: impl Fn(&SkuName) -> Option<SkuId>,
-        written_at: Timestamp,
-    ) -> Result<Command, String> {
-        let cart = |lines: &[(SkuName, u32)]| {
-            let lines = (0_u32..).zip(lines).map(|(index, (name, quantity))| Line {
-                sku: find(name).unwrap_or(SkuId(u32::MAX - index)),
-                quantity: *quantity,
-            });
-            Lines::new(lines).map_err(|error| error.to_string())
-        };
-        let sku = |name: &SkuName| find(name).unwrap_or(SkuId(u32::MAX));
-        let (user, key) = (self.user, self.key);
-        Ok(match &self.body {
-            Body::Reserve { lines } => Reserve::cart(user, cart(lines)?)
-                .key(key)
-                .asked_at(self.asked_at.unwrap_or(written_at))
-                .decide_by(self.decide_by.unwrap_or(Timestamp::MAX))
-                .into(),
-            Body::BeginPayment {
-                reservation,
-                payment_ref,
-            } => BeginPayment::new(user, *reservation, *payment_ref)
-                .key(key)
-                .into(),
-            Body::PaymentFailed {
-                reservation,
-                attempt,
-                disposition,
-            } => PaymentFailed::new(user, *reservation, *attempt, *disposition)
-                .key(key)
-                .into(),
-            Body::Confirm {
-                reservation,
-                payment,
-            } => match payment {
-                Some((attempt, payment)) => Confirm::paid(user, *reservation, *attempt, *payment),
-                None => Confirm::unpaid(user, *reservation),
-            }
-            .key(key)
-            .into(),
-            Body::Release { reservation } => Release::new(user, *reservation).key(key).into(),
-            Body::Expire { reservation } => Expire {
-                reservation: *reservation,
-            }
-            .into(),
-            Body::Return {
-                reservation,
-                lines,
-                reason,
-            } => {
-                let lines = lines.as_deref().map(cart).transpose()?;
-                let what = match (reservation, lines) {
-                    (Some(reservation), lines) => {
-                        Return::of_reservation(user, key, *reservation, lines)
-                    }
-                    (None, Some(lines)) => Return::of_skus(user, key, lines),
-                    (None, None) => return Err("a return names a reservation or lines".into()),
-                };
-                what.reason(*reason).into()
-            }
-            Body::Adjust {
-                sku: name,
-                delta,
-                reason,
-            } => Adjust::new(user, key, sku(name), *delta)
-                .reason(*reason)
-                .into(),
-            Body::DefineSku {
-                sku: name,
-                total,
-                rules,
-            } => DefineSku::new(user, name.clone(), *total)
-                .key(key)
-                .rules(*rules)
-                .map_err(|error| error.to_string())?
-                .into(),
-            Body::SetGate {
-                sku: name,
-                change,
-                reason,
-            } => SetGate::new(user, sku(name), *change)
-                .key(key)
-                .reason(*reason)
-                .into(),
-        })
-    }
-}
-
-/// Where an answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReplyTo {
-    /// The API node's life: a node that has been started anew takes no answers for the one before.
-    #[serde(with = "super::hex::u64")]
-    pub(super) node: u64,
-    /// The partition of the reply topic that the node reads.
-    pub(super) partition: i32,
-    /// The node's own number of the request.
-    pub(super) id: u64,
-}
+/// The one kind that decides nothing.
+const POOL: &str = "pool";
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -313,10 +73,18 @@ struct Wire<'a> {
     rules: Option<WireRules>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     change: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_shard: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_shard: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    units: Option<u64>,
 }
 
 /// The message that asks for `request` to be decided and answered to `reply`.
-pub(super) fn encode(request: &Request, reply: Option<ReplyTo>) -> Vec<u8> {
+pub(in super::super) fn encode(request: &Request, reply: Option<ReplyTo>) -> Vec<u8> {
     let text = |id: &dyn std::fmt::Display| Some(Cow::Owned(id.to_string()));
     let wire_lines = |lines: &'_ [(SkuName, u32)]| {
         let lines = lines.iter().map(|(sku, quantity)| WireLine {
@@ -404,15 +172,35 @@ pub(super) fn encode(request: &Request, reply: Option<ReplyTo>) -> Vec<u8> {
             wire.reason = because(reason);
             "set_gate"
         }
+        Body::Withdraw(transfer) => {
+            wire.put_transfer(transfer);
+            "withdraw"
+        }
+        Body::Deposit(transfer) => {
+            wire.put_transfer(transfer);
+            "deposit"
+        }
     });
-    serde_json::to_vec(&wire).unwrap_or_else(|error| unreachable!("plain fields: {error}"))
+    wire.bytes()
+}
+
+/// The message that asks how a SKU stands as a pool.
+pub(in super::super) fn encode_pool(sku: &SkuName, reply: ReplyTo) -> Vec<u8> {
+    let wire = Wire {
+        v: VERSION,
+        kind: Cow::Borrowed(POOL),
+        sku_id: Some(Cow::Borrowed(sku.as_str())),
+        reply: Some(reply),
+        ..Wire::default()
+    };
+    wire.bytes()
 }
 
 /// The request of a message, and where its answer goes.
 ///
 /// # Errors
 /// What is wrong with the message, for its dead letter.
-pub(super) fn decode(message: &[u8]) -> Result<(Request, Option<ReplyTo>), String> {
+pub(in super::super) fn decode(message: &[u8]) -> Result<(Asked, Option<ReplyTo>), String> {
     if message.len() > MESSAGE_SIZE_MAX {
         let len = message.len();
         return Err(format!("{len} bytes, at most {MESSAGE_SIZE_MAX} are read"));
@@ -422,31 +210,59 @@ pub(super) fn decode(message: &[u8]) -> Result<(Request, Option<ReplyTo>), Strin
         return Err(format!("version {}, not {VERSION}", wire.v));
     }
     let kind = std::mem::take(&mut wire.kind);
-    let body = wire.take_body(&kind)?;
-    let is_hint = matches!(body, Body::Expire { .. });
-    let request = Request {
-        user: match wire.user.take() {
-            None if is_hint => UserId::default(),
-            user => UserId(hex("user", user)?),
-        },
-        key: match wire.key.take() {
-            None if is_hint => IdempotencyKey::new(1),
-            key => IdempotencyKey::new(hex("key", key)?),
-        }
-        .ok_or("key is zero")?,
-        asked_at: wire.asked_at_us.take().map(Timestamp::from_micros),
-        decide_by: wire.decide_by_us.take().map(Timestamp::from_micros),
-        body,
+    let asked = if kind == POOL {
+        Asked::Pool(wire.take_sku()?)
+    } else {
+        Asked::Decide(wire.take_request(&kind)?)
     };
     let reply = wire.reply.take();
     wire.v = 0;
     if wire != Wire::default() {
         return Err(format!("a field that {kind} doesn't have"));
     }
-    Ok((request, reply))
+    Ok((asked, reply))
 }
 
 impl<'a> Wire<'a> {
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_else(|error| unreachable!("plain fields: {error}"))
+    }
+
+    fn put_transfer(&mut self, transfer: &NamedTransfer) {
+        self.sku_id = Some(Cow::Owned(transfer.sku.as_str().to_owned()));
+        (self.from_shard, self.to_shard) = (Some(transfer.from), Some(transfer.to));
+        (self.number, self.units) = (Some(transfer.number), Some(transfer.units));
+    }
+
+    fn take_transfer(&mut self) -> Result<NamedTransfer, String> {
+        Ok(NamedTransfer {
+            sku: self.take_sku()?,
+            from: self.from_shard.take().ok_or("from_shard is missing")?,
+            to: self.to_shard.take().ok_or("to_shard is missing")?,
+            number: self.number.take().ok_or("number is missing")?,
+            units: self.units.take().ok_or("units is missing")?,
+        })
+    }
+
+    fn take_request(&mut self, kind: &str) -> Result<Request, String> {
+        let body = self.take_body(kind)?;
+        let is_hint = matches!(body, Body::Expire { .. });
+        Ok(Request {
+            user: match self.user.take() {
+                None if is_hint => UserId::default(),
+                user => UserId(hex("user", user)?),
+            },
+            key: match self.key.take() {
+                None if is_hint => IdempotencyKey::new(1),
+                key => IdempotencyKey::new(hex("key", key)?),
+            }
+            .ok_or("key is zero")?,
+            asked_at: self.asked_at_us.take().map(Timestamp::from_micros),
+            decide_by: self.decide_by_us.take().map(Timestamp::from_micros),
+            body,
+        })
+    }
+
     fn take_body(&mut self, kind: &str) -> Result<Body, String> {
         Ok(match kind {
             "reserve" => Body::Reserve {
@@ -506,6 +322,8 @@ impl<'a> Wire<'a> {
                     .ok_or("change is no gate's change")?,
                 reason: self.take_reason(),
             },
+            "withdraw" => Body::Withdraw(self.take_transfer()?),
+            "deposit" => Body::Deposit(self.take_transfer()?),
             kind => return Err(format!("unknown kind {kind:?}")),
         })
     }
@@ -562,5 +380,5 @@ impl<'a> Wire<'a> {
 
 fn hex(what: &str, text: Option<Cow<'_, str>>) -> Result<u128, String> {
     let text = text.ok_or_else(|| format!("{what} is missing"))?;
-    super::hex::parse(&text).ok_or_else(|| format!("{what} is not 32 hexadecimal digits"))
+    super::super::hex::parse(&text).ok_or_else(|| format!("{what} is not 32 hexadecimal digits"))
 }
