@@ -7,6 +7,8 @@
 
 #[path = "postgres/log.rs"]
 mod log;
+#[path = "postgres/repair.rs"]
+mod repair;
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 mod servers;
 

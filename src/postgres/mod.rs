@@ -39,9 +39,12 @@ mod audit;
 mod chain;
 mod changes;
 mod commit;
+mod halt;
 mod log;
 mod options;
 mod reads;
+mod rebuild;
+mod repair;
 mod schema;
 mod session;
 mod snapshot;
@@ -49,9 +52,10 @@ mod sql;
 mod standby;
 mod writer;
 
-pub use audit::{PostgresAudit, PostgresLog};
+pub use audit::{PostgresAudit, PostgresLog, PostgresMoment};
 pub use options::{PostgresOptions, Role};
 pub use reads::PostgresReads;
+pub use repair::{PostgresRepair, RowDifference};
 
 use crate::store::{OpenRequest, Progress, Recovered, Replica, Store, StoreError};
 use crate::types::{Availability, Batch, ReservationId, Timestamp};

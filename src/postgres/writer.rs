@@ -9,7 +9,9 @@ use super::PostgresOptions;
 use super::chain::Chain;
 use super::changes::Changes;
 use super::commit;
+use super::halt;
 use super::log::{End, Fence, fence, get};
+use super::repair::REPAIR;
 use super::session::{Session, fatal};
 use super::snapshot::Keeper;
 use crate::store::{OpenRequest, StoreError};
@@ -86,11 +88,30 @@ impl Writer {
             self.keep(link, &done);
             done
         });
-        if done.is_ok() {
-            let expected = self.expected.drain(..);
-            self.stock.extend(expected.map(|stock| (stock.sku, stock)));
+        match done {
+            Ok(()) => {
+                let expected = self.expected.drain(..);
+                self.stock.extend(expected.map(|stock| (stock.sku, stock)));
+                Ok(())
+            }
+            Err(error @ (StoreError::Behind { .. } | StoreError::Fork { .. })) => {
+                // What can't be recorded now is told all the same.
+                Err(self.halt().ok().flatten().unwrap_or(error))
+            }
+            Err(error) => Err(error),
         }
-        done
+    }
+
+    /// Records that the server hasn't what this writer has committed, if that is what is wrong.
+    fn halt(&self) -> Result<Option<StoreError>, StoreError> {
+        let session = Session::connect(&self.options)?;
+        let found = fence(&session, self.shard, false)?;
+        let ours = self.chain.end();
+        let is_mine = found.token == self.token || found.token.epoch < self.token.epoch;
+        if !is_mine || found.end == ours {
+            return Ok(None);
+        }
+        halt::record(&session, self.shard, &found, ours, self.token.epoch)
     }
 
     /// The session, or a new one that was found fit to go on.
@@ -328,9 +349,7 @@ pub(super) fn compare_stock(
     }
     match drift(session, shard, known)?.first() {
         None => Ok(()),
-        Some(row) => Err(fatal(format!(
-            "{row}: it was changed from outside; rebuild the rows from the log"
-        ))),
+        Some(row) => Err(fatal(format!("{row}: it was changed from outside{REPAIR}"))),
     }
 }
 
