@@ -72,8 +72,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// A SKU as a pool.
-    pub(super) fn pool(&self, sku: SkuId) -> Option<PoolView> {
+    /// A SKU as a pool, for an audit of all pools.
+    pub fn pool(&self, sku: SkuId) -> Option<PoolView> {
         let stock = self.stocks.get(sku.0 as usize)?;
         Some(PoolView {
             shard: self.shard,
