@@ -62,7 +62,8 @@ const MEND: &str = "
 /// What a fence row says beside the end of the log is not the log's to say.
 const ADOPT: &str = "
     UPDATE pg_temp.writer AS w
-    SET epoch = f.epoch, writer_id = f.writer_id, handed_on = f.handed_on, committed_at = f.committed_at, halted = f.halted
+    SET epoch = f.epoch, writer_id = f.writer_id, handed_on = f.handed_on, committed_at = f.committed_at, halted = f.halted,
+        timeline = f.timeline
     FROM {schema}.writer AS f WHERE f.shard = w.shard";
 
 /// Snapshots of what the log doesn't hold.

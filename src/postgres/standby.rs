@@ -187,9 +187,11 @@ impl<'a> Opening<'a> {
         let stock = self.replica.stock();
         let known = stock.iter().map(|stock| (stock.sku, *stock)).collect();
         compare_stock(&session, shard, &known)?;
+        let promoted = promoted(&session, shard)?;
         // The lock is this session's before anybody sees the new token.
         let row = session.row(
-            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now()
+            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now(),
+                               timeline = timeline_at_risk()
              WHERE shard = $1
              RETURNING epoch, pg_try_advisory_lock(owner_lock(shard, epoch))",
             &[&shard.cast_signed(), &Id128(self.request.writer)],
@@ -205,6 +207,7 @@ impl<'a> Opening<'a> {
         if !get::<bool>(&row, 1)? {
             super::writer::own(&session, shard, epoch)?;
         }
+        self.warnings.extend(promoted);
         self.warnings.extend(durability(&session)?);
         let warnings = std::mem::take(&mut self.warnings);
         let writer = Writer::new(self.options, self.request, session, &taken, stock, warnings)?;
@@ -259,6 +262,21 @@ pub(super) fn persist<T>(
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// Whether the server may lack what an earlier one had committed, and nobody who remembers is left.
+fn promoted(session: &Session, shard: u16) -> Result<Option<String>, StoreError> {
+    let row = session.row(
+        "SELECT timeline, current_timeline(), last_batch FROM writer WHERE shard = $1 AND timeline <> current_timeline()",
+        &[&shard.cast_signed()],
+    )?;
+    let Some(row) = row else { return Ok(None) };
+    let (before, now): (i32, i32) = (get(&row, 0)?, get(&row, 1)?);
+    Ok(Some(format!(
+        "this server was promoted or restored (timeline {before}, now {now}) without a writer that could compare, and commits did \
+         not wait for it: batches after {} may be lost; compare with what was published",
+        unsigned(&row, 2)?
+    )))
 }
 
 /// What the server's settings mean for what it has committed.

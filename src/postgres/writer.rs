@@ -234,6 +234,14 @@ impl Writer {
         own(&session, self.shard, self.token.epoch)?;
         let link = Link::new(session)?;
         self.give_again(&link, &found)?;
+        // Whatever server this is, its log is whole.
+        link.session.rows(
+            "UPDATE writer SET timeline = timeline_at_risk() WHERE shard = $1 AND epoch = $2",
+            &[
+                &self.shard.cast_signed(),
+                &commit::signed(self.token.epoch)?,
+            ],
+        )?;
         Ok(link)
     }
 

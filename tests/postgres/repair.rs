@@ -9,7 +9,7 @@ use std::time::Duration;
 use stockade::allocator::{Allocator, Limits};
 use stockade::engine::State;
 use stockade::postgres::{PostgresAudit, PostgresOptions, PostgresRepair};
-use stockade::store::StoreError;
+use stockade::store::{StoreError, conformance};
 use stockade::types::{Confirm, Line, Lines, ManualClock, Reserve, Timestamp, UserId};
 
 fn empty() -> Allocator {
@@ -44,7 +44,7 @@ fn is_clean(options: &PostgresOptions) -> bool {
 fn rows(options: &PostgresOptions) -> Vec<String> {
     let all = "SELECT to_jsonb(t)::text FROM inventory t UNION ALL SELECT to_jsonb(t)::text FROM reservations t
         UNION ALL SELECT to_jsonb(t)::text FROM reservation_lines t
-        UNION ALL SELECT (to_jsonb(t) - 'committed_at' - 'epoch' - 'writer_id' - 'handed_on')::text FROM writer t
+        UNION ALL SELECT (to_jsonb(t) - 'committed_at' - 'epoch' - 'writer_id' - 'handed_on' - 'timeline')::text FROM writer t
         ORDER BY 1";
     let rows = sql(options).query(all, &[]).expect("rows");
     rows.iter().map(|row| row.get(0)).collect()
@@ -464,6 +464,66 @@ fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
         refused.to_string().contains("batches are missing"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_promotion_that_nobody_watched_is_told() {
+    let mut pair = Pair::start();
+    let promoted =
+        |warnings: Vec<String>| warnings.iter().any(|warning| warning.contains("promoted"));
+    let first = engine(&pair.options).start().expect("it starts");
+    let handle = first.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    reserve(&handle, 2, sku).expect("a unit");
+    pair.primary.kill();
+    drop(first);
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    let next = engine(&pair.options).start().expect("it starts");
+    let told = next.handle().health().warnings;
+    assert!(promoted(told.clone()), "{told:?}");
+    assert!(next.shutdown(PATIENCE).is_clean);
+    // Once.
+    let last = engine(&pair.options).start().expect("it starts");
+    assert!(!promoted(last.handle().health().warnings));
+}
+
+#[test]
+fn a_promotion_that_the_writer_made_good_is_not_told() {
+    let mut pair = Pair::start();
+    let first = engine(&pair.options).start().expect("it starts");
+    let handle = first.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    reserve(&handle, 2, sku).expect("a unit");
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    reserve(&handle, 3, sku).expect("a unit, and the one before it once more");
+    assert!(first.shutdown(PATIENCE).is_clean);
+    let next = engine(&pair.options).start().expect("it starts");
+    assert_eq!(next.handle().availability(sku).expect("known").reserved, 3);
+    let told = next.handle().health().warnings;
+    assert!(
+        !told.iter().any(|warning| warning.contains("promoted")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn the_store_of_another_shard_in_use_is_a_store() {
+    let _one_server_for_all = Log::new();
+    let report = conformance::prove_shard(40_000, || {
+        let log = Log::new();
+        let other = engine(&log.options).start().expect("it starts");
+        let sku = open_sku(&other.handle(), "conformance", 10);
+        reserve(&other.handle(), 1, sku).expect("a unit");
+        assert!(other.shutdown(PATIENCE).is_clean);
+        move || log.store()
+    });
+    assert!(report.is_ok(), "{report:?}");
 }
 
 #[test]
