@@ -30,6 +30,16 @@
 //! promoted before it had everything) is given them again if what it has is in this writer's chain. What fits no chain is a
 //! fork or a gap, and ends the writer.
 //!
+//! # When a writer has halted
+//!
+//! Whoever takes the role compares first, so a halt lasts until its cause is gone; its text names the one command. **Rows** that
+//! were changed from outside: [`PostgresRepair`] rebuilds them from the log (`flash-sale repair`). **Batches that are missing**
+//! at the end of the log: the fence row, or a snapshot, knows of more than the log holds; or a writer or standby does, because its
+//! server came back without them, and records that in the fence row. An operator restores them, or goes on without them by the
+//! number of the last one that is left ([`PostgresRepair::resume`], `flash-sale resume`). Where nobody remembers, a promotion by
+//! which batches may have been lost is a warning of the next writer. **A damaged batch** is refused by its number: restore the
+//! database.
+//!
 //! # Numbers
 //!
 //! Ids of users, keys and payments are `uuid`, reservations `int8` (`reservation_text(id)` gives the form users see), times

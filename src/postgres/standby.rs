@@ -14,7 +14,7 @@ use super::log::{
 };
 use super::session::{Session, fatal};
 use super::sql::Id128;
-use super::writer::{Writer, compare_stock};
+use super::writer::{Writer, compare_overdue, compare_stock};
 use super::{PostgresOptions, Role, Stop, schema, snapshot};
 use crate::store::{OpenRequest, Progress, Recovered, Replica, StoreError};
 use crate::types::{Batch, Clock, SystemClock};
@@ -187,6 +187,10 @@ impl<'a> Opening<'a> {
         let stock = self.replica.stock();
         let known = stock.iter().map(|stock| (stock.sku, *stock)).collect();
         compare_stock(&session, shard, &known)?;
+        // A replica that counts nothing has nothing to compare.
+        if !stock.is_empty() {
+            compare_overdue(&session, &found, &position.recovered, shard, self.replica)?;
+        }
         let promoted = promoted(&session, shard)?;
         // The lock is this session's before anybody sees the new token.
         let row = session.row(

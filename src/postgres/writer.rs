@@ -14,10 +14,13 @@ use super::log::{End, Fence, fence, get};
 use super::repair::REPAIR;
 use super::session::{Session, fatal};
 use super::snapshot::Keeper;
-use crate::store::{OpenRequest, StoreError};
-use crate::types::{Availability, Batch, ReservationId, SkuId, Timestamp, Token};
-use std::collections::BTreeMap;
+use crate::store::{OpenRequest, Recovered, Replica, StoreError};
+use crate::types::{Availability, Batch, ReservationId, SkuId, StateRecord, Timestamp, Token};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Statement;
+
+/// Overdue holds that are looked at when the role is taken.
+const OVERDUE_MAX: usize = 4_096;
 
 pub(super) struct Writer {
     options: PostgresOptions,
@@ -296,20 +299,7 @@ impl Writer {
         limit: usize,
     ) -> Result<Vec<ReservationId>, StoreError> {
         compare_stock(session, self.shard, &self.stock)?;
-        let shard = self.shard;
-        let without_credit = now.as_micros().saturating_sub(self.credit_micros);
-        let rows = session.rows(
-            "SELECT id FROM reservations
-             WHERE ended_at IS NULL AND deadline <= $1 AND id BETWEEN $2 AND $3
-             ORDER BY deadline, id LIMIT $4",
-            &[
-                &Timestamp::from_micros(without_credit),
-                &ReservationId::new(shard, 0),
-                &ReservationId::new(shard, crate::types::SEQUENCE_MAX),
-                &i64::try_from(limit).unwrap_or(i64::MAX),
-            ],
-        )?;
-        rows.iter().map(|row| get(row, 0)).collect()
+        overdue(session, self.shard, now, self.credit_micros, limit)
     }
 
     /// Hands the role on: whoever waits for it may take it at once.
@@ -325,6 +315,62 @@ impl Writer {
         )?;
         link.session.end();
         Ok(())
+    }
+}
+
+/// The rows of holds whose deadline has passed, the earliest first.
+fn overdue(
+    session: &Session,
+    shard: u16,
+    now: Timestamp,
+    credit_micros: u64,
+    limit: usize,
+) -> Result<Vec<ReservationId>, StoreError> {
+    let without_credit = now.as_micros().saturating_sub(credit_micros);
+    let rows = session.rows(
+        "SELECT id FROM reservations
+         WHERE ended_at IS NULL AND deadline <= $1 AND id BETWEEN $2 AND $3
+         ORDER BY deadline, id LIMIT $4",
+        &[
+            &Timestamp::from_micros(without_credit),
+            &ReservationId::new(shard, 0),
+            &ReservationId::new(shard, crate::types::SEQUENCE_MAX),
+            &i64::try_from(limit).unwrap_or(i64::MAX),
+        ],
+    )?;
+    rows.iter().map(|row| get(row, 0)).collect()
+}
+
+/// Rows of holds that were overdue before the role was free must be live in the replica too: one that isn't would halt the
+/// writer with its first sweeps.
+///
+/// # Errors
+/// `Fatal` for the first one.
+pub(super) fn compare_overdue(
+    session: &Session,
+    fence: &Fence,
+    position: &Recovered,
+    shard: u16,
+    replica: &dyn Replica,
+) -> Result<(), StoreError> {
+    let (now, credit) = (position.last_stamp, fence.credit_micros);
+    let overdue = overdue(session, shard, now, credit, OVERDUE_MAX)?;
+    if overdue.is_empty() {
+        return Ok(());
+    }
+    let mut live = BTreeSet::new();
+    replica.export(&mut |record| {
+        if let StateRecord::Reservation { id, status, .. } = record
+            && status.is_live()
+        {
+            live.insert(*id);
+        }
+    });
+    match overdue.iter().find(|id| !live.contains(id)) {
+        None => Ok(()),
+        Some(id) => Err(fatal(format!(
+            "reservations row {id} holds units, in the log it doesn't: it was changed from outside{REPAIR}"
+        ))),
     }
 }
 

@@ -10,7 +10,7 @@ use stockade::allocator::{Allocator, Limits};
 use stockade::engine::State;
 use stockade::postgres::{PostgresAudit, PostgresOptions, PostgresRepair};
 use stockade::store::{StoreError, conformance};
-use stockade::types::{Confirm, Line, Lines, ManualClock, Reserve, Timestamp, UserId};
+use stockade::types::{Clock, Confirm, Line, Lines, ManualClock, Reserve, Timestamp, UserId};
 
 fn empty() -> Allocator {
     Allocator::new(Limits::default(), 1)
@@ -197,6 +197,28 @@ fn an_edit_halts_the_writer_with_the_command_that_mends_it() {
     let running = engine(&log.options).start().expect("it starts");
     let confirmed = running.handle().confirm(confirm).expect("room").wait();
     assert!(confirmed.is_ok(), "{confirmed:?}");
+}
+
+#[test]
+fn a_hold_that_sql_revived_keeps_a_writer_from_starting_until_it_is_mended() {
+    let log = eventful();
+    let now = Timestamp::from_micros(1_900_000_000_000_000);
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(now));
+    let starts = || {
+        let engine = engine(&log.options).clock(Arc::clone(&clock));
+        engine.clock_jump_max(Duration::MAX).build()
+    };
+    let revive = "UPDATE reservations SET status = 'RESERVED', ended_at = NULL
+        WHERE id = (SELECT min(id) FROM reservations WHERE status = 'EXPIRED')";
+    let revived = sql(&log.options).execute(revive, &[]);
+    assert_eq!(revived.expect("an edit"), 1);
+    let refused = starts().err().expect("drift").to_string();
+    assert!(
+        refused.contains("reservations row res-") && refused.contains("flash-sale repair --store"),
+        "{refused}"
+    );
+    apply(&log.options).expect("a whole log");
+    starts().expect("it starts");
 }
 
 #[test]
