@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::fmt;
 use stockade::store::ReadLog;
 use stockade::types::{
-    Batch, Disposition, Event, EventKind, Line, ReservationId, SkuId, SkuName, Timestamp, UserId,
+    Batch, Disposition, Event, EventKind, Line, PaymentRef, ReservationId, SkuId, SkuName,
+    Timestamp, UserId,
 };
 
 /// An order beyond the total.
@@ -156,7 +157,7 @@ impl Sales {
                     self.sold.push(Sold {
                         reservation: *reservation,
                         user,
-                        payment_ref: payment_ref.map(|payment| payment.get()),
+                        payment_ref: payment_ref.map(PaymentRef::get),
                         units,
                         sequence: event.sequence,
                         at: event.at,
