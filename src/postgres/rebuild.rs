@@ -8,16 +8,17 @@
 //!
 //! The statement finds the temporary tables because they hide those of the schema; so the rows are made by what made them the
 //! first time, under the same constraints, and differ from the schema's only where those were changed from outside. Each
-//! batch is a transaction of its own, as it was then: within one, every version of a row of stock would stay.
+//! batch is a transaction of its own, as it was then: within one, every version of a row of stock would stay. Batches without
+//! events make no rows and are not sent.
 
 use super::changes::Changes;
 use super::commit;
-use super::log::{get, unsigned};
+use super::log::{End, get, unsigned};
 use super::repair::{REPAIR, RowDifference};
 use super::session::{Session, fatal};
 use super::sql::Id128;
 use crate::store::StoreError;
-use crate::types::{Batch, ReservationId, SEQUENCE_MAX, Token};
+use crate::types::{Batch, ReservationId, SEQUENCE_MAX, Timestamp, Token};
 use tokio_postgres::{Row, Statement};
 
 /// Differences that are told; the others are counted, and mended with them.
@@ -114,9 +115,11 @@ pub(super) struct Rebuild<'a> {
     shard: u16,
     commit: Statement,
     changes: Changes,
-    /// The token of the last batch.
+    /// Of the temporary fence row.
     token: Token,
     credit_micros: u64,
+    /// The last batch, if it changed no row and was not sent.
+    skipped: Option<(End, Timestamp)>,
 }
 
 impl<'a> Rebuild<'a> {
@@ -137,6 +140,7 @@ impl<'a> Rebuild<'a> {
             changes: Changes::default(),
             token: Token::default(),
             credit_micros: 0,
+            skipped: None,
         })
     }
 
@@ -146,16 +150,17 @@ impl<'a> Rebuild<'a> {
     /// `Fatal` if the batch contradicts what came before it.
     pub(super) fn take(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let (header, number) = (&batch.header, batch.header.number);
-        if header.token != self.token {
-            self.session.rows(
-                "UPDATE pg_temp.writer SET epoch = $1, writer_id = $2",
-                &[
-                    &commit::signed(header.token.epoch)?,
-                    &Id128(header.token.writer),
-                ],
-            )?;
-            self.token = header.token;
+        self.adopt(header.token)?;
+        // A writer that idles commits two a second.
+        if batch.event_records().is_empty() {
+            let end = End {
+                number,
+                hash: batch.hash(),
+            };
+            self.skipped = Some((end, header.stamp));
+            return Ok(());
         }
+        self.settle()?;
         let nonsense = |what: String| {
             fatal(format!(
                 "batch {number} of the log can't be: {what}; restore the database from a backup or a standby"
@@ -180,8 +185,34 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
+    /// Makes the temporary fence row let the batches of this writer through.
+    fn adopt(&mut self, token: Token) -> Result<(), StoreError> {
+        if token != self.token {
+            self.session.rows(
+                "UPDATE pg_temp.writer SET epoch = $1, writer_id = $2",
+                &[&commit::signed(token.epoch)?, &Id128(token.writer)],
+            )?;
+            self.token = token;
+        }
+        Ok(())
+    }
+
+    /// Brings the fence row past what was skipped.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let Some((end, stamp)) = self.skipped.take() else {
+            return Ok(());
+        };
+        self.session
+            .rows(
+                "UPDATE pg_temp.writer SET last_batch = $1, last_hash = $2, last_stamp = $3",
+                &[&commit::signed(end.number)?, &end.hash.0.as_slice(), &stamp],
+            )
+            .map(drop)
+    }
+
     /// Within a transaction: compares all rows with those of the schema. Gives the first differences and the number of all.
-    pub(super) fn compare(&self) -> Result<(Vec<RowDifference>, u64), StoreError> {
+    pub(super) fn compare(&mut self) -> Result<(Vec<RowDifference>, u64), StoreError> {
+        self.settle()?;
         self.session.run(&ADOPT.replace("{schema}", self.schema))?;
         let foreign = self.foreign_snapshots("SELECT s.batch")?;
         let mut count = foreign.len() as u64;
