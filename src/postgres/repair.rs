@@ -6,13 +6,14 @@
 //! rows it doesn't know, and whoever waits for the role has it at once. Where nothing differs nobody is fenced. Merely to
 //! look, nothing is locked: both sessions see one moment.
 
-use super::PostgresOptions;
 use super::audit::holds_drift;
 use super::log::{End, Position, end_of, fence, get, lost, read_to_end, unsigned};
 use super::rebuild::Rebuild;
 use super::schema;
 use super::session::{Session, fatal};
+use super::standby::persist;
 use super::writer::drift;
+use super::{PostgresOptions, Stop};
 use crate::store::{Progress, Recovered, Replica, StoreError};
 use crate::types::Batch;
 use std::fmt;
@@ -142,7 +143,10 @@ fn run(
 ) -> Result<PostgresRepair, StoreError> {
     let mut options = options.clone();
     options.statement_timeout = options.statement_timeout.max(STATEMENT_MAX);
-    let log = Session::connect(&options)?;
+    // Nothing has reached the replica yet: a server that is just starting is waited for.
+    let log = persist(options.open_within, &Stop::default(), || {
+        Session::connect(&options)
+    })?;
     schema::check(&log)?;
     let session = Session::connect(&options)?;
     let mut rebuild = Rebuild::new(&session, &options.schema, shard)?;

@@ -147,6 +147,18 @@ fn whatever_is_done_to_the_rows_a_repair_undoes() {
 }
 
 #[test]
+fn the_first_thousand_differences_are_told_and_all_are_mended() {
+    let log = eventful();
+    let before = rows(&log.options);
+    let ghosts = "INSERT INTO reservation_lines SELECT 1, n::int2, 0, 1, 0 FROM generate_series(1, 1500) AS n";
+    sql(&log.options).batch_execute(ghosts).expect("an edit");
+    let seen = look(&log.options).expect("a whole log");
+    assert_eq!((seen.differences.len(), seen.differing), (1_000, 1_500));
+    assert_eq!(apply(&log.options).expect("a whole log").differing, 1_500);
+    assert!(rows(&log.options) == before);
+}
+
+#[test]
 fn an_edit_halts_the_writer_with_the_command_that_mends_it() {
     let log = Log::new();
     let running = engine(&log.options).start().expect("it starts");
