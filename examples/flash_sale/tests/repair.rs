@@ -8,7 +8,7 @@ mod servers;
 
 use common::{ONE, Server, flash_sale, serve_shared, token};
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use stockade::engine::{Engine, Handle};
 use stockade::postgres::{PostgresOptions, PostgresStore};
@@ -46,11 +46,14 @@ impl Sale {
 
     /// A server that doesn't start says why.
     fn is_refused(&self) -> String {
-        let output = serve_shared(&self.url, &FLAGS).output();
-        let output = output.expect("the program starts");
-        let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{why}");
-        why
+        refusal_of(self.starts())
+    }
+
+    /// A server that is not expected to listen.
+    fn starts(&self) -> Child {
+        let mut server = serve_shared(&self.url, &FLAGS);
+        let server = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        server.expect("the program starts")
     }
 
     /// A command that is told the store; whether it was done, and what it said.
@@ -105,27 +108,42 @@ fn reserve(server: &Server, user: &str) -> (String, String) {
     (token, id)
 }
 
+/// It ends by itself, and not in good order.
 #[track_caller]
-fn ends_badly(mut server: Server) {
+fn ends_badly(child: &mut Child) {
     let begun = Instant::now();
-    while server.child.try_wait().expect("ours").is_none() {
-        assert!(begun.elapsed() < PATIENCE, "it still runs");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(!server.child.wait().expect("it ended").success());
+    let ended = loop {
+        match child.try_wait().expect("ours") {
+            Some(ended) => break ended,
+            None if begun.elapsed() > PATIENCE => {
+                child.kill().expect("ours");
+                panic!("it still runs");
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert!(!ended.success());
+}
+
+/// Why a server ended that has not begun to listen.
+#[track_caller]
+fn refusal_of(mut child: Child) -> String {
+    ends_badly(&mut child);
+    let said = child.wait_with_output().expect("it ended").stderr;
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 #[test]
 fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
     let sale = Sale::new();
-    let server = sale.serves();
+    let mut server = sale.serves();
     let (ann, held) = reserve(&server, "ann");
     let (bob, bought) = reserve(&server, "bob");
     server.checkout(&bob, &bought, "card").is(200);
     sale.sql("UPDATE stockade.inventory SET total = total + 5, available = available + 5");
     let refused = server.reserve(&token("cid"), "cid", ONE);
     assert_eq!(refused.status, 503, "{refused:?}");
-    ends_badly(server);
+    ends_badly(&mut server.child);
     let why = sale.is_refused();
     assert!(
         why.contains("inventory row SNEAKER") && why.contains("flash-sale repair --store"),
@@ -178,9 +196,7 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
 
     let server = sale.serves();
     let bob = reserve(&server, "bob");
-    let mut standby = serve_shared(&sale.url, &FLAGS);
-    let standby = standby.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let standby = standby.expect("the program starts");
+    let standby = sale.starts();
     await_followed(&sale);
 
     // Everything is lost but the backup, and what the standby knows.
@@ -189,9 +205,7 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     std::fs::remove_dir_all(&data).expect("it is ours");
     copy(&backup, &data);
     sale.database.restart();
-    let told = standby.wait_with_output().expect("it ends");
-    assert!(!told.status.success());
-    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    let told = refusal_of(standby);
     assert!(told.contains("batches are missing"), "{told}");
     let why = sale.is_refused();
     let after = batch_named(&why);
