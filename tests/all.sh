@@ -81,7 +81,7 @@ fi
 step "real servers"
 tests/servers/kafka.sh --fetch
 cargo test -p stockade --features postgres,redis,kafka --test postgres --test redis --test kafka --quiet
-cargo test --release -p flash-sale --features kafka --test takeover --test shared --test system --quiet
+cargo test --release -p flash-sale --features kafka --test takeover --test shared --test repair --test system --quiet
 
 step "loom models"
 RUSTFLAGS="--cfg stockade_loom" CARGO_TARGET_DIR=target/loom \

@@ -161,7 +161,7 @@ impl Writer {
                 sequence: self.allocator.sequence(),
                 what: format!(
                     "L3: the store holds {id} as overdue, which is not live: its rows were changed from outside; rebuild \
-                     them from the log"
+                     them from the log (in PostgreSQL: `flash-sale repair --store URL --apply`)"
                 ),
             });
         }

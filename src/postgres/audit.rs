@@ -1,7 +1,7 @@
 //! The log, its chain and its rows, read beside the writer or without one: what it leads to, and where a row says otherwise.
 
 use super::PostgresOptions;
-use super::log::{End, PAGE, Position, get, hash, read_page, unsigned};
+use super::log::{End, PAGE, Position, end_of, find_fence, get, no_fence, read_page, read_to_end};
 use super::session::{Session, fatal};
 use super::writer::drift;
 use crate::store::{Progress, ReadLog, Recovered, Replica, StoreError};
@@ -18,67 +18,94 @@ pub struct PostgresAudit {
 }
 
 impl PostgresAudit {
-    /// Gives every batch of the log to an empty `replica`, checks the chain of hashes on the way, and compares the rows with what
-    /// the replica then [says](Replica::stock). All of it is of one moment, whether or not a writer goes on meanwhile.
+    /// Audits one shard, as of [one moment](PostgresMoment::audit).
     ///
     /// # Errors
-    /// `Fatal` if the log is damaged; what was read until then is in the replica. `Retryable` if no server can be asked just now.
+    /// Those of the moment.
     pub fn run(
         options: &PostgresOptions,
         shard: u16,
         replica: &mut dyn Replica,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StoreError> {
+        PostgresMoment::new(options)?.audit(shard, replica, progress)
+    }
+}
+
+/// All shards of a schema as they were at one moment, whether or not their writers go on meanwhile. The server keeps that
+/// moment's rows for as long as this lives.
+pub struct PostgresMoment {
+    session: Session,
+}
+
+impl PostgresMoment {
+    /// The moment is now.
+    ///
+    /// # Errors
+    /// `Retryable` if no server can be asked just now.
+    pub fn new(options: &PostgresOptions) -> Result<Self, StoreError> {
         let session = Session::connect_for_reads(options)?;
         session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        let row = session.row(
-            "SELECT last_batch, last_hash FROM writer WHERE shard = $1",
-            &[&shard.cast_signed()],
+        // The first statement that reads makes it.
+        session.run("SELECT FROM writer")?;
+        Ok(Self { session })
+    }
+
+    /// The shards that there are.
+    ///
+    /// # Errors
+    /// `Retryable` if the connection fails: begin anew.
+    pub fn shards(&self) -> Result<Vec<u16>, StoreError> {
+        // Also one whose fence row was removed.
+        let rows = self.session.rows(
+            "SELECT shard FROM writer UNION SELECT shard FROM batches WHERE number = 1",
+            &[],
         )?;
-        let end = row.map(|row| end_of(&row)).transpose()?.unwrap_or_default();
+        let shards = rows.iter().map(|row| get(row, 0).map(i16::cast_unsigned));
+        let mut shards = shards.collect::<Result<Vec<u16>, _>>()?;
+        shards.sort_unstable();
+        Ok(shards)
+    }
+
+    /// Gives every batch of a shard's log to an empty `replica`, checks the chain of hashes on the way, and compares the rows with
+    /// what the replica then [says](Replica::stock).
+    ///
+    /// # Errors
+    /// `Fatal` if the log is damaged or lacks its end; what was read until then is in the replica. `Retryable` if the connection
+    /// fails: begin anew.
+    pub fn audit(
+        &self,
+        shard: u16,
+        replica: &mut dyn Replica,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<PostgresAudit, StoreError> {
+        let session = &self.session;
         let mut position = Position::default();
-        loop {
-            let mut take = |batch: &Batch| {
-                let applied = replica.apply(batch);
-                applied.map_err(|error| fatal(error.to_string()))
-            };
-            let read = read_page(&session, shard, &mut position, &mut take)?;
-            progress(Progress {
-                done: position.end.number,
-                total: Some(end.number),
-            });
-            if read < PAGE {
-                break;
-            }
-        }
-        if position.end != end {
-            return Err(fatal(format!(
-                "the row of shard {shard} in `writer` says that the log ends with batch {}, {}; it ends with {}, {}: restore the \
-                 database from a backup or a standby",
-                end.number, end.hash, position.end.number, position.end.hash
-            )));
+        let mut take = |batch: &Batch| {
+            let applied = replica.apply(batch);
+            applied.map_err(|error| fatal(error.to_string()))
+        };
+        read_to_end(session, shard, &mut position, &mut take, progress)?;
+        let known = find_fence(session, shard, false)?;
+        // Of a shard that there isn't all is well.
+        if known.is_some() || position.end != End::default() {
+            known
+                .ok_or_else(|| no_fence(shard))?
+                .fits(shard, position.end)?;
         }
         let known = replica.stock().into_iter();
         let known = known.map(|stock| (stock.sku, stock)).collect();
-        let mut drift = drift(&session, shard, &known)?;
-        drift.extend(holds_drift(&session, shard, replica)?);
-        session.run("COMMIT")?;
-        Ok(Self {
+        let mut drift = drift(session, shard, &known)?;
+        drift.extend(holds_drift(session, shard, replica)?);
+        Ok(PostgresAudit {
             recovered: position.recovered,
             drift,
         })
     }
 }
 
-fn end_of(row: &tokio_postgres::Row) -> Result<End, StoreError> {
-    Ok(End {
-        number: unsigned(row, 0)?,
-        hash: hash(row, 1)?,
-    })
-}
-
 /// How the reservations that live in the rows differ from those that live in the log.
-fn holds_drift(
+pub(super) fn holds_drift(
     session: &Session,
     shard: u16,
     replica: &dyn Replica,

@@ -1,12 +1,16 @@
 //! Reads the log: the fence row, and batches, whose chain of hashes is checked on the way.
 
 use super::commit::signed;
+use super::repair::{REPAIR, resume_after};
 use super::session::{Session, fatal};
 use super::sql::Id128;
-use crate::store::{Recovered, StoreError};
+use crate::store::{Progress, Recovered, StoreError};
 use crate::types::{Batch, BatchHash, BatchHeader, SourcePosition, Timestamp, Token};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+
+/// The id of a writer that there isn't.
+pub(super) const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Batches that are read at once: of 8,192 commands they are some 30 MiB.
 pub(super) const PAGE: usize = 32;
@@ -19,7 +23,7 @@ pub(super) struct End {
 }
 
 /// The row of `writer`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fence {
     pub(super) token: Token,
     pub(super) end: End,
@@ -27,6 +31,45 @@ pub(super) struct Fence {
     pub(super) handed_on: bool,
     /// The session of the token's writer is there.
     pub(super) has_owner: bool,
+    /// Why nobody may take the role.
+    pub(super) halted: Option<String>,
+}
+
+impl Fence {
+    /// Whether the log that ends there is all that was committed.
+    ///
+    /// # Errors
+    /// `Fatal` if not, or if nobody may take the role; it says what to do.
+    pub(super) fn fits(&self, shard: u16, end: End) -> Result<(), StoreError> {
+        let lost = lost(self.halted.as_deref(), self.end, end);
+        if let Some(lost) = lost {
+            return Err(fatal(format!("{lost}{}", resume_after(shard, end.number))));
+        }
+        if self.end == end {
+            return Ok(());
+        }
+        Err(fatal(format!(
+            "the row of shard {shard} in `writer` says that the last batch is {}, and the log ends with {}: it was changed from \
+             outside{REPAIR}",
+            self.end.number, end.number
+        )))
+    }
+}
+
+/// Why batches are known to be missing at the end of a log: somebody has said so, or the fence row knows of more.
+pub(super) fn lost(halted: Option<&str>, known: End, end: End) -> Option<String> {
+    let is_more = known.number > end.number;
+    let differs = known.number == end.number && known.hash != end.hash;
+    let more = (is_more || differs).then(|| missing(known, end));
+    halted.map(str::to_owned).or(more)
+}
+
+/// What is wrong with a log that ends there.
+pub(super) fn missing(known: End, end: End) -> String {
+    format!(
+        "batches are missing: number {} ({}) was committed, and the log ends with {} ({})",
+        known.number, known.hash, end.number, end.hash
+    )
 }
 
 /// Reads the fence row; `lock` keeps everybody else from committing until the transaction ends.
@@ -34,17 +77,30 @@ pub(super) struct Fence {
 /// # Errors
 /// Those of the session, or a row that isn't there.
 pub(super) fn fence(session: &Session, shard: u16, lock: bool) -> Result<Fence, StoreError> {
+    find_fence(session, shard, lock)?.ok_or_else(|| no_fence(shard))
+}
+
+/// Whose log there is, and no row.
+pub(super) fn no_fence(shard: u16) -> StoreError {
+    fatal(format!(
+        "the row of shard {shard} in `writer` is gone{REPAIR}"
+    ))
+}
+
+/// The same of a shard that there may not be.
+pub(super) fn find_fence(
+    session: &Session,
+    shard: u16,
+    lock: bool,
+) -> Result<Option<Fence>, StoreError> {
     let sql = "SELECT epoch, writer_id, last_batch, last_hash, credit_micros, handed_on,
-                      owner_process(shard, epoch) IS NOT NULL
+                      owner_process(shard, epoch) IS NOT NULL, halted
                FROM writer WHERE shard = $1";
     let sql = format!("{sql}{}", if lock { " FOR UPDATE" } else { "" });
-    let row = session.row(&sql, &[&shard.cast_signed()])?;
-    let row = row.ok_or_else(|| {
-        fatal(format!(
-            "the row of shard {shard} in `writer` is gone: restore the database, or rebuild the rows from the log"
-        ))
-    })?;
-    Ok(Fence {
+    let Some(row) = session.row(&sql, &[&shard.cast_signed()])? else {
+        return Ok(None);
+    };
+    Ok(Some(Fence {
         token: Token {
             epoch: unsigned(&row, 0)?,
             writer: get::<Id128>(&row, 1)?.0,
@@ -56,16 +112,18 @@ pub(super) fn fence(session: &Session, shard: u16, lock: bool) -> Result<Fence, 
         credit_micros: unsigned(&row, 4)?,
         handed_on: get(&row, 5)?,
         has_owner: get(&row, 6)?,
-    })
+        halted: get(&row, 7)?,
+    }))
 }
 
-/// Makes the fence row of a shard that has none.
+/// Makes the fence row of a shard that has none, and no log.
 pub(super) fn begin_shard(session: &Session, shard: u16) -> Result<(), StoreError> {
     let no_hash = BatchHash::default();
     let made = session.rows(
         "INSERT INTO writer (shard, epoch, writer_id, last_batch, last_hash, last_sequence, last_stamp,
                              credit_micros, handed_on, committed_at)
-         VALUES ($1, 0, $2, 0, $3, 0, $4, 0, true, now())
+         SELECT $1::int2, 0, $2::uuid, 0, $3::bytea, 0, $4::timestamptz, 0, true, now()
+         WHERE NOT EXISTS (SELECT FROM batches WHERE shard = $1)
          ON CONFLICT DO NOTHING",
         &[
             &shard.cast_signed(),
@@ -143,11 +201,57 @@ pub(super) fn read_page(
             sources: sources(row, 6)?,
         };
         let batch = Batch::from_parts(header, get(row, 8)?, get(row, 9)?);
-        let batch = batch.map_err(|error| fatal(format!("a row of batches: {error}")))?;
+        let batch = batch.map_err(|error| {
+            let number: i64 = row.get(0);
+            fatal(format!(
+                "batches row {number} (shard {shard}) is no batch: {error}; restore the database from a backup or a standby"
+            ))
+        })?;
         position.follow(&batch, hash(row, 10)?)?;
         take(&batch)?;
     }
     Ok(rows.len())
+}
+
+/// Gives all batches that follow.
+///
+/// # Errors
+/// As [`read_page`].
+pub(super) fn read_to_end(
+    session: &Session,
+    shard: u16,
+    position: &mut Position,
+    take: &mut dyn FnMut(&Batch) -> Result<(), StoreError>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), StoreError> {
+    let total = log_end(session, shard)?.number;
+    loop {
+        let read = read_page(session, shard, position, take)?;
+        progress(Progress {
+            done: position.end.number,
+            total: Some(total.max(position.end.number)),
+        });
+        if read < PAGE {
+            return Ok(());
+        }
+    }
+}
+
+/// The last batch that is there.
+pub(super) fn log_end(session: &Session, shard: u16) -> Result<End, StoreError> {
+    let row = session.row(
+        "SELECT number, hash FROM batches WHERE shard = $1 ORDER BY number DESC LIMIT 1",
+        &[&shard.cast_signed()],
+    )?;
+    row.map_or(Ok(End::default()), |row| end_of(&row))
+}
+
+/// A number and its hash.
+pub(super) fn end_of(row: &Row) -> Result<End, StoreError> {
+    Ok(End {
+        number: unsigned(row, 0)?,
+        hash: hash(row, 1)?,
+    })
 }
 
 /// The two columns of source positions.

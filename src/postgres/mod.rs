@@ -39,6 +39,16 @@
 //! to wait for. `fsync`, `full_page_writes` and `synchronous_commit` stay on, for every answer rests on them; the
 //! store's own session turns `synchronous_commit` on where it is off. Who can't lose a server names a synchronous standby.
 //!
+//! # When a writer has halted
+//!
+//! Whoever takes the role compares first, so a halt lasts until its cause is gone; its text names the one command. **Rows** that
+//! were changed from outside: [`PostgresRepair`] rebuilds them from the log (`flash-sale repair`). **Batches that are missing**
+//! at the end of the log: the fence row, or a snapshot, knows of more than the log holds; or a writer or standby does, because its
+//! server came back without them, and records that in the fence row. An operator restores them, or goes on without them by the
+//! number of the last one that is left ([`PostgresRepair::resume`], `flash-sale resume`). Where nobody remembers, a promotion by
+//! which batches may have been lost is a warning of the next writer. **A damaged batch** is refused by its number: restore the
+//! database.
+//!
 //! # Numbers
 //!
 //! Ids of users, keys and payments are `uuid`, reservations `int8` (`reservation_text(id)` gives the form users see), times
@@ -48,9 +58,12 @@ mod audit;
 mod chain;
 mod changes;
 mod commit;
+mod halt;
 mod log;
 mod options;
 mod reads;
+mod rebuild;
+mod repair;
 mod schema;
 mod session;
 mod snapshot;
@@ -58,9 +71,10 @@ mod sql;
 mod standby;
 mod writer;
 
-pub use audit::{PostgresAudit, PostgresLog};
+pub use audit::{PostgresAudit, PostgresLog, PostgresMoment};
 pub use options::{PostgresOptions, Role};
 pub use reads::PostgresReads;
+pub use repair::{PostgresRepair, RowDifference};
 
 use crate::store::{OpenRequest, Progress, Recovered, Replica, Store, StoreError};
 use crate::types::{Availability, Batch, ReservationId, Timestamp};

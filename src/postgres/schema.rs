@@ -4,7 +4,10 @@ use super::session::{Session, fatal};
 use crate::store::StoreError;
 
 /// Version n is entry n - 1. What was released is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_tables.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_tables.sql"),
+    include_str!("migrations/0002_halted.sql"),
+];
 
 /// The version that this release reads and writes.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]

@@ -4,6 +4,7 @@
 //! made. It is used by one thread at a time and blocks it, also inside a tokio runtime. Nothing happens on it between calls.
 
 use super::PostgresOptions;
+use super::repair::REPAIR;
 use crate::store::StoreError;
 use std::future::Future;
 use std::time::Duration;
@@ -257,14 +258,13 @@ fn meaning(error: &Error) -> StoreError {
     let told = format!("PostgreSQL: {} ({})", database.message(), code.code());
     if code.code() == REFUSED {
         return fatal(format!(
-            "{}: the tables were changed from outside; nothing of the batch was committed: rebuild the rows from the log",
+            "{}: the tables were changed from outside; nothing of the batch was committed{REPAIR}",
             database.message()
         ));
     }
     if *code == SqlState::CHECK_VIOLATION || *code == SqlState::UNIQUE_VIOLATION {
         return fatal(format!(
-            "{} ({}): a law would break, or the tables were changed from outside; nothing of the batch was committed: \
-             compare the rows with the log",
+            "{} ({}): a law would break, or the tables were changed from outside; nothing of the batch was committed{REPAIR}",
             database.message(),
             database.detail().unwrap_or("no detail")
         ));

@@ -7,10 +7,14 @@
 //!    └── any error that passes: what the replica has taken it keeps
 //! ```
 
-use super::log::{Fence, PAGE, Position, begin_shard, fence, get, read_page, unsigned};
+use super::commit::signed;
+use super::halt;
+use super::log::{
+    End, Fence, PAGE, Position, begin_shard, fence, get, hash, log_end, read_page, unsigned,
+};
 use super::session::{Session, fatal};
 use super::sql::Id128;
-use super::writer::{Writer, compare_stock};
+use super::writer::{Writer, compare_overdue, compare_stock};
 use super::{PostgresOptions, Role, Stop, schema, snapshot};
 use crate::store::{OpenRequest, Progress, Recovered, Replica, StoreError};
 use crate::types::{Batch, Clock, SystemClock};
@@ -90,12 +94,20 @@ impl<'a> Opening<'a> {
         let connected = self.clock.monotonic();
         loop {
             let found = fence(&session, self.request.shard, false)?;
-            self.follow(&session, found.end.number)?;
+            // A server that is behind may yet be given what it lost, by the owner.
+            if !self.is_ahead_of(found.end) {
+                self.follow(&session, found.end.number)?;
+            }
             if self.may_take(&found, connected) {
                 return self.take(session);
             }
             self.pause(LOOK_EVERY)?;
         }
+    }
+
+    fn is_ahead_of(&self, end: End) -> bool {
+        let position = self.position.as_ref();
+        position.is_some_and(|position| position.end.number > end.number)
     }
 
     /// Reads what there is, `last` being the number of the last batch.
@@ -109,11 +121,8 @@ impl<'a> Opening<'a> {
             ..
         } = self;
         let position = position.get_or_insert_default();
-        if last < position.end.number {
-            return Err(StoreError::Behind {
-                last,
-                next: position.end.number + 1,
-            });
+        if position.end.number < last {
+            still_there(session, request.shard, position.end)?;
         }
         while position.end.number < last {
             let mut take = |batch: &Batch| {
@@ -144,7 +153,7 @@ impl<'a> Opening<'a> {
             Some((seen, since)) if (seen.token, seen.end) == (found.token, found.end) => *since,
             _ => now,
         };
-        self.seen = Some((*found, since));
+        self.seen = Some((found.clone(), since));
         let has_left = !found.has_owner && now.saturating_sub(connected) >= OWNER_RETURNS;
         found.handed_on || has_left || now.saturating_sub(since) >= patience
     }
@@ -154,14 +163,23 @@ impl<'a> Opening<'a> {
         let shard = self.request.shard;
         session.run("BEGIN")?;
         let found = fence(&session, shard, true)?;
-        self.follow(&session, found.end.number)?;
+        let end = log_end(&session, shard)?;
+        self.follow(&session, end.number)?;
         let position = self.position.clone().unwrap_or_default();
-        if position.end != found.end {
-            return Err(fatal(format!(
-                "the row of shard {shard} in `writer` says that the log ends with batch {}, {}; it ends with {}, {}: \
-                 restore the database from a backup or a standby",
-                found.end.number, found.end.hash, position.end.number, position.end.hash
-            )));
+        if position.end.number > end.number && found.end == end {
+            // Nobody else may remember it.
+            let seen = self.seen.as_ref().map_or(0, |(seen, _)| seen.token.epoch);
+            let recorded = halt::record(&session, shard, &found, position.end, seen)?;
+            session.run("COMMIT")?;
+            let behind = StoreError::Behind {
+                last: end.number,
+                next: position.end.number + 1,
+            };
+            return Err(recorded.unwrap_or(behind));
+        }
+        found.fits(shard, end)?;
+        if position.end != end {
+            return Err(another_history(position.end));
         }
         self.replica
             .complete()
@@ -169,9 +187,15 @@ impl<'a> Opening<'a> {
         let stock = self.replica.stock();
         let known = stock.iter().map(|stock| (stock.sku, *stock)).collect();
         compare_stock(&session, shard, &known)?;
+        // A replica that counts nothing has nothing to compare.
+        if !stock.is_empty() {
+            compare_overdue(&session, &found, &position.recovered, shard, self.replica)?;
+        }
+        let promoted = promoted(&session, shard)?;
         // The lock is this session's before anybody sees the new token.
         let row = session.row(
-            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now()
+            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now(),
+                               timeline = timeline_at_risk()
              WHERE shard = $1
              RETURNING epoch, pg_try_advisory_lock(owner_lock(shard, epoch))",
             &[&shard.cast_signed(), &Id128(self.request.writer)],
@@ -187,6 +211,7 @@ impl<'a> Opening<'a> {
         if !get::<bool>(&row, 1)? {
             super::writer::own(&session, shard, epoch)?;
         }
+        self.warnings.extend(promoted);
         self.warnings.extend(durability(&session)?);
         let warnings = std::mem::take(&mut self.warnings);
         let writer = Writer::new(self.options, self.request, session, &taken, stock, warnings)?;
@@ -196,6 +221,27 @@ impl<'a> Opening<'a> {
         };
         Ok((writer, recovered))
     }
+}
+
+/// Whether the log still holds the batch up to which it was followed.
+fn still_there(session: &Session, shard: u16, end: End) -> Result<(), StoreError> {
+    let row = session.row(
+        "SELECT hash FROM batches WHERE shard = $1 AND number = $2",
+        &[&shard.cast_signed(), &signed(end.number)?],
+    )?;
+    let found = row.map(|row| hash(&row, 0)).transpose()?;
+    // One that is missing is the fence row's to judge.
+    if found.is_none_or(|found| found == end.hash) {
+        return Ok(());
+    }
+    Err(another_history(end))
+}
+
+fn another_history(end: End) -> StoreError {
+    fatal(format!(
+        "batch {} ({}), up to which the log was followed, is no longer in it: another history goes on; start this standby anew",
+        end.number, end.hash
+    ))
 }
 
 /// Tries again what fails only just now.
@@ -220,6 +266,21 @@ pub(super) fn persist<T>(
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// Whether the server may lack what an earlier one had committed, and nobody who remembers is left.
+fn promoted(session: &Session, shard: u16) -> Result<Option<String>, StoreError> {
+    let row = session.row(
+        "SELECT timeline, current_timeline(), last_batch FROM writer WHERE shard = $1 AND timeline <> current_timeline()",
+        &[&shard.cast_signed()],
+    )?;
+    let Some(row) = row else { return Ok(None) };
+    let (before, now): (i32, i32) = (get(&row, 0)?, get(&row, 1)?);
+    Ok(Some(format!(
+        "this server was promoted or restored (timeline {before}, now {now}) without a writer that could compare, and commits did \
+         not wait for it: batches after {} may be lost; compare with what was published",
+        unsigned(&row, 2)?
+    )))
 }
 
 /// What the server's settings mean for what it has committed.

@@ -9,13 +9,18 @@ use super::PostgresOptions;
 use super::chain::Chain;
 use super::changes::Changes;
 use super::commit;
+use super::halt;
 use super::log::{End, Fence, fence, get};
+use super::repair::REPAIR;
 use super::session::{Session, fatal};
 use super::snapshot::Keeper;
-use crate::store::{OpenRequest, StoreError};
-use crate::types::{Availability, Batch, ReservationId, SkuId, Timestamp, Token};
-use std::collections::BTreeMap;
+use crate::store::{OpenRequest, Recovered, Replica, StoreError};
+use crate::types::{Availability, Batch, ReservationId, SkuId, StateRecord, Timestamp, Token};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Statement;
+
+/// Overdue holds that are looked at when the role is taken.
+const OVERDUE_MAX: usize = 4_096;
 
 pub(super) struct Writer {
     options: PostgresOptions,
@@ -86,11 +91,30 @@ impl Writer {
             self.keep(link, &done);
             done
         });
-        if done.is_ok() {
-            let expected = self.expected.drain(..);
-            self.stock.extend(expected.map(|stock| (stock.sku, stock)));
+        match done {
+            Ok(()) => {
+                let expected = self.expected.drain(..);
+                self.stock.extend(expected.map(|stock| (stock.sku, stock)));
+                Ok(())
+            }
+            Err(error @ (StoreError::Behind { .. } | StoreError::Fork { .. })) => {
+                // What can't be recorded now is told all the same.
+                Err(self.halt().ok().flatten().unwrap_or(error))
+            }
+            Err(error) => Err(error),
         }
-        done
+    }
+
+    /// Records that the server hasn't what this writer has committed, if that is what is wrong.
+    fn halt(&self) -> Result<Option<StoreError>, StoreError> {
+        let session = Session::connect(&self.options)?;
+        let found = fence(&session, self.shard, false)?;
+        let ours = self.chain.end();
+        let is_mine = found.token == self.token || found.token.epoch < self.token.epoch;
+        if !is_mine || found.end == ours {
+            return Ok(None);
+        }
+        halt::record(&session, self.shard, &found, ours, self.token.epoch)
     }
 
     /// The session, or a new one that was found fit to go on.
@@ -213,6 +237,14 @@ impl Writer {
         own(&session, self.shard, self.token.epoch)?;
         let link = Link::new(session)?;
         self.give_again(&link, &found)?;
+        // Whatever server this is, its log is whole.
+        link.session.rows(
+            "UPDATE writer SET timeline = timeline_at_risk() WHERE shard = $1 AND epoch = $2",
+            &[
+                &self.shard.cast_signed(),
+                &commit::signed(self.token.epoch)?,
+            ],
+        )?;
         Ok(link)
     }
 
@@ -267,20 +299,7 @@ impl Writer {
         limit: usize,
     ) -> Result<Vec<ReservationId>, StoreError> {
         compare_stock(session, self.shard, &self.stock)?;
-        let shard = self.shard;
-        let without_credit = now.as_micros().saturating_sub(self.credit_micros);
-        let rows = session.rows(
-            "SELECT id FROM reservations
-             WHERE ended_at IS NULL AND deadline <= $1 AND id BETWEEN $2 AND $3
-             ORDER BY deadline, id LIMIT $4",
-            &[
-                &Timestamp::from_micros(without_credit),
-                &ReservationId::new(shard, 0),
-                &ReservationId::new(shard, crate::types::SEQUENCE_MAX),
-                &i64::try_from(limit).unwrap_or(i64::MAX),
-            ],
-        )?;
-        rows.iter().map(|row| get(row, 0)).collect()
+        overdue(session, self.shard, now, self.credit_micros, limit)
     }
 
     /// Hands the role on: whoever waits for it may take it at once.
@@ -296,6 +315,62 @@ impl Writer {
         )?;
         link.session.end();
         Ok(())
+    }
+}
+
+/// The rows of holds whose deadline has passed, the earliest first.
+fn overdue(
+    session: &Session,
+    shard: u16,
+    now: Timestamp,
+    credit_micros: u64,
+    limit: usize,
+) -> Result<Vec<ReservationId>, StoreError> {
+    let without_credit = now.as_micros().saturating_sub(credit_micros);
+    let rows = session.rows(
+        "SELECT id FROM reservations
+         WHERE ended_at IS NULL AND deadline <= $1 AND id BETWEEN $2 AND $3
+         ORDER BY deadline, id LIMIT $4",
+        &[
+            &Timestamp::from_micros(without_credit),
+            &ReservationId::new(shard, 0),
+            &ReservationId::new(shard, crate::types::SEQUENCE_MAX),
+            &i64::try_from(limit).unwrap_or(i64::MAX),
+        ],
+    )?;
+    rows.iter().map(|row| get(row, 0)).collect()
+}
+
+/// Rows of holds that were overdue before the role was free must be live in the replica too: one that isn't would halt the
+/// writer with its first sweeps.
+///
+/// # Errors
+/// `Fatal` for the first one.
+pub(super) fn compare_overdue(
+    session: &Session,
+    fence: &Fence,
+    position: &Recovered,
+    shard: u16,
+    replica: &dyn Replica,
+) -> Result<(), StoreError> {
+    let (now, credit) = (position.last_stamp, fence.credit_micros);
+    let overdue = overdue(session, shard, now, credit, OVERDUE_MAX)?;
+    if overdue.is_empty() {
+        return Ok(());
+    }
+    let mut live = BTreeSet::new();
+    replica.export(&mut |record| {
+        if let StateRecord::Reservation { id, status, .. } = record
+            && status.is_live()
+        {
+            live.insert(*id);
+        }
+    });
+    match overdue.iter().find(|id| !live.contains(id)) {
+        None => Ok(()),
+        Some(id) => Err(fatal(format!(
+            "reservations row {id} holds units, in the log it doesn't: it was changed from outside{REPAIR}"
+        ))),
     }
 }
 
@@ -328,9 +403,7 @@ pub(super) fn compare_stock(
     }
     match drift(session, shard, known)?.first() {
         None => Ok(()),
-        Some(row) => Err(fatal(format!(
-            "{row}: it was changed from outside; rebuild the rows from the log"
-        ))),
+        Some(row) => Err(fatal(format!("{row}: it was changed from outside{REPAIR}"))),
     }
 }
 

@@ -9,6 +9,7 @@ mod drift;
 mod failover;
 mod faults;
 mod log;
+mod repair;
 mod role;
 mod rows;
 mod sale;

@@ -3,9 +3,11 @@
 //! Reads every batch, so that the chain of hashes is checked; folds them from empty, so that every law is checked at
 //! every batch; recounts the laws at the end; and compares the digest of that state with the digests of its own copy by
 //! way of a snapshot's stream and of the newest snapshot on disk, if there is one. In PostgreSQL it compares every row of
-//! stock, and every hold that lives, with what the log says; a writer may go on meanwhile.
+//! stock, and every hold that lives, with what the log says, shard by shard and all at one moment; a SKU in several shards is
+//! a pool each, and what is in the pools and in flight must be its total. Writers may go on meanwhile.
 
 use crate::log::PostgresUrl;
+use crate::oversold::Sales;
 use crate::sale::sale_limits;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,10 @@ use std::path::{Path, PathBuf};
 use stockade::allocator::Allocator;
 use stockade::store::{Replica, ReplicaError, journal};
 use stockade::types::{
-    Availability, Batch, Event, EventKind, HoldStatus, ReservationId, StateRecord,
+    Availability, Batch, Event, EventKind, HoldStatus, ReservationId, SkuName, StateRecord,
 };
+#[cfg(feature = "postgres")]
+use {std::collections::BTreeMap, stockade::types::PoolView};
 
 /// `flash-sale audit`
 #[derive(Debug, clap::Args)]
@@ -30,6 +34,15 @@ pub(crate) struct Args {
     /// Print it as JSON
     #[arg(long)]
     json: bool,
+    /// List the last orders of --sku without which no more than --total units are sold, instead
+    #[arg(long, requires_all = ["sku", "total"])]
+    oversold: bool,
+    /// The SKU that was oversold
+    #[arg(long, value_name = "NAME", requires = "oversold")]
+    sku: Option<SkuName>,
+    /// Its units that can be delivered
+    #[arg(long, value_name = "UNITS", requires = "oversold")]
+    total: Option<u64>,
 }
 
 /// What an audit found.
@@ -81,6 +94,9 @@ impl fmt::Display for Verdict {
 
 /// Prints what it finds; fails on any damage.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let (Some(sku), Some(total)) = (&args.sku, args.total) {
+        return oversold(args, Sales::of(sku.clone()), total);
+    }
     let (verdict, place) = match (&args.dir, &args.store) {
         (Some(dir), _) => (verify(dir)?, dir.display().to_string()),
         (None, Some(url)) => (verify_rows(url)?, url.to_string()),
@@ -103,6 +119,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if !verdict.ok {
         bail!("the log in {place} is not fine");
+    }
+    Ok(())
+}
+
+/// Lists what is sold beyond a total.
+fn oversold(args: &Args, mut sales: Sales, total: u64) -> Result<()> {
+    match (&args.dir, &args.store) {
+        (Some(dir), _) => {
+            let verified = verify(dir)?;
+            if !verified.breaches.is_empty() {
+                bail!("{verified}");
+            }
+            sales.read(&mut journal::JournalReader::new(dir))?;
+        }
+        (None, Some(url)) => url.read_logs(&mut |log| sales.read(log))?,
+        (None, None) => bail!("say where to look: a journal directory, or --store URL"),
+    }
+    let oversold = sales.beyond(total)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&oversold)?);
+    } else {
+        println!("{oversold}");
     }
     Ok(())
 }
@@ -140,24 +178,41 @@ pub(crate) fn verify_with_ledger(dir: &Path) -> Result<(Verdict, Ledger)> {
     Ok((verdict, ledger))
 }
 
-/// Walks a log in PostgreSQL, and compares its rows.
+/// Walks the logs in PostgreSQL, and compares their rows.
 #[cfg(feature = "postgres")]
 fn verify_rows(url: &PostgresUrl) -> Result<Verdict> {
-    use stockade::postgres::PostgresAudit;
+    use stockade::postgres::PostgresMoment;
     use stockade::store::StoreError;
-    let mut auditor = Auditor::new();
+    let moment = PostgresMoment::new(&url.options())?;
     let mut verdict = Verdict::default();
-    match PostgresAudit::run(&url.options(), 0, &mut auditor, &mut |_| {}) {
-        Ok(audit) => {
-            verdict.batches = audit.recovered.last_batch;
-            verdict.breaches.extend(audit.drift);
+    let mut pools = BTreeMap::<SkuName, Vec<PoolView>>::new();
+    for shard in moment.shards()? {
+        let mut auditor = Auditor::new();
+        let mut one = Verdict::default();
+        match moment.audit(shard, &mut auditor, &mut |_| {}) {
+            Ok(audit) => {
+                one.batches = audit.recovered.last_batch;
+                one.breaches.extend(audit.drift);
+            }
+            Err(error @ StoreError::Retryable(_)) => return Err(error.into()),
+            Err(error) => one.breaches.push(error.to_string()),
         }
-        Err(error @ StoreError::Retryable(_)) => return Err(error.into()),
-        Err(error) => verdict.breaches.push(error.to_string()),
+        let state = auditor.state;
+        one.recount(&state);
+        if one.breaches.is_empty() {
+            one.breaches.extend(copy_differs(&state));
+        }
+        for (sku, name) in state.skus() {
+            let pool = state.pool(sku);
+            pools.entry(name.clone()).or_default().extend(pool);
+        }
+        verdict.add(one);
     }
-    verdict.recount(&auditor.state);
-    if verdict.breaches.is_empty() {
-        verdict.breaches.extend(copy_differs(&auditor.state));
+    for (name, pools) in pools {
+        let breaches = stockade::pools::audit(&pools).breaches.into_iter();
+        verdict
+            .breaches
+            .extend(breaches.map(|breach| format!("{name}: {breach}")));
     }
     verdict.ok = verdict.breaches.is_empty() && verdict.oversell_count == 0;
     Ok(verdict)
@@ -169,6 +224,30 @@ fn verify_rows(url: &PostgresUrl) -> Result<Verdict> {
 }
 
 impl Verdict {
+    /// Adds what another shard's audit found.
+    #[cfg(feature = "postgres")]
+    fn add(&mut self, shard: Self) {
+        self.batches += shard.batches;
+        self.events += shard.events;
+        let space = if self.digest.is_empty() { "" } else { " " };
+        self.digest = format!("{}{space}{}", self.digest, shard.digest);
+        self.oversell_count += shard.oversell_count;
+        self.live += shard.live;
+        self.ended += shard.ended;
+        self.breaches.extend(shard.breaches);
+        for of in shard.skus {
+            match self.skus.iter_mut().find(|sku| sku.sku_id == of.sku_id) {
+                None => self.skus.push(of),
+                Some(sku) => {
+                    sku.total += of.total;
+                    sku.available += of.available;
+                    sku.reserved += of.reserved;
+                    sku.sold += of.sold;
+                }
+            }
+        }
+    }
+
     /// Takes in where the state stands and what is wrong with it.
     fn recount(&mut self, state: &Allocator) {
         self.events = state.sequence();

@@ -2,7 +2,7 @@
 //!
 //! Each command's own flags stand in its module.
 
-use crate::{audit, demo, init, load, rehearse, report, serve, token};
+use crate::{audit, demo, init, load, rehearse, repair, report, serve, token};
 use clap::{Parser, Subcommand};
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,8 +29,12 @@ pub(crate) enum Command {
     Load(load::Args),
     /// Replay a real order log through the engine
     Rehearse(rehearse::Args),
-    /// Verify a journal directory
+    /// Verify a journal directory, or a log in PostgreSQL with its rows
     Audit(audit::Args),
+    /// Show rows in PostgreSQL that differ from the log, and make them what it says
+    Repair(repair::RepairArgs),
+    /// Go on with a log in PostgreSQL that lost its end
+    Resume(repair::ResumeArgs),
     /// Write report.html from a report.json
     Report(report::Args),
     /// Print a bearer token for a user

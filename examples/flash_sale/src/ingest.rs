@@ -204,6 +204,8 @@ mod connected {
     use anyhow::Result;
     use stockade::types::SkuName;
 
+    type Sells = fn(&SkuName) -> bool;
+
     impl KafkaUrl {
         /// Makes the topics that are missing.
         pub(crate) fn init(&self, _: Topics) -> Result<()> {
@@ -216,7 +218,7 @@ mod connected {
             _: EngineBuilder,
             _: &Log,
             _: u16,
-        ) -> Result<(EngineBuilder, fn(&SkuName) -> bool)> {
+        ) -> Result<(EngineBuilder, Sells)> {
             self.missing()
         }
 

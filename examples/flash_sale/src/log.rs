@@ -5,7 +5,7 @@ use anyhow::Result;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use stockade::store::{JournalOptions, JournalStore};
+use stockade::store::{JournalOptions, JournalStore, ReadLog};
 
 /// A log's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +107,21 @@ impl PostgresUrl {
         stockade::postgres::PostgresLog::new(self.options(), shard)
     }
 
+    /// Gives the log of every shard.
+    pub(crate) fn read_logs(
+        &self,
+        take: &mut dyn FnMut(&mut dyn ReadLog) -> Result<()>,
+    ) -> Result<()> {
+        let options = self.options();
+        for shard in stockade::postgres::PostgresMoment::new(&options)?.shards()? {
+            take(&mut stockade::postgres::PostgresLog::new(
+                options.clone(),
+                shard,
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Makes the tables, or brings them to this release's version.
     pub(crate) fn migrate(&self) -> Result<()> {
         Ok(stockade::postgres::PostgresStore::migrate(&self.options())?)
@@ -116,6 +131,13 @@ impl PostgresUrl {
 #[cfg(not(feature = "postgres"))]
 impl PostgresUrl {
     fn attach(&self, _: EngineBuilder) -> Result<(EngineBuilder, Stop)> {
+        self.missing()
+    }
+
+    pub(crate) fn read_logs(
+        &self,
+        _: &mut dyn FnMut(&mut dyn ReadLog) -> Result<()>,
+    ) -> Result<()> {
         self.missing()
     }
 

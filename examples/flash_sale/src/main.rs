@@ -5,6 +5,7 @@
 //! serve     the sale over HTTP, on a journal directory         audit     verify a journal directory
 //! load      an open-loop crowd against a server                report    report.html from a report.json
 //! token     a bearer token for one user                        init      tables for a log in PostgreSQL
+//! repair    rows in PostgreSQL made what the log says          resume    go on with a log that lost its end
 //! ```
 //!
 //! Everything that touches the engine goes through [`engine`]; everything that is said over HTTP is in [`serve`].
@@ -18,8 +19,10 @@ mod ingest;
 mod init;
 mod load;
 mod log;
+mod oversold;
 mod payment;
 mod rehearse;
+mod repair;
 mod report;
 mod sale;
 mod serve;
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Rehearse(args) => rehearse::run(&args),
         cli::Command::Audit(args) => audit::run(&args),
+        cli::Command::Repair(args) => repair::repair(&args),
+        cli::Command::Resume(args) => repair::resume(&args),
         cli::Command::Report(args) => report::run(&args),
         cli::Command::Token(args) => token::run(&args),
     };

@@ -49,7 +49,19 @@ pub struct Failure {
 ///
 /// # Errors
 /// The first check that fails.
-pub fn prove<L, S>(mut new_log: impl FnMut() -> L) -> Result<Report, Failure>
+pub fn prove<L, S>(new_log: impl FnMut() -> L) -> Result<Report, Failure>
+where
+    L: FnMut() -> S,
+    S: Store + 'static,
+{
+    prove_shard(0, new_log)
+}
+
+/// The same with the log of another shard, for a store that keeps several.
+///
+/// # Errors
+/// The first check that fails.
+pub fn prove_shard<L, S>(shard: u16, mut new_log: impl FnMut() -> L) -> Result<Report, Failure>
 where
     L: FnMut() -> S,
     S: Store + 'static,
@@ -57,8 +69,12 @@ where
     let mut passed = Vec::new();
     for (name, check) in CHECKS {
         let mut log = new_log();
-        check(&mut || Box::new(log()) as Box<dyn Store>)
-            .map_err(|what| Failure { check: name, what })?;
+        let mut make = || Box::new(log()) as Box<dyn Store>;
+        let mut new = session::NewStore {
+            make: &mut make,
+            shard,
+        };
+        check(&mut new).map_err(|what| Failure { check: name, what })?;
         passed.push(name);
     }
     Ok(Report { passed })

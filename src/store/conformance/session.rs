@@ -16,7 +16,10 @@ const HISTORY: u64 = 6;
 const DEFINING: u64 = 2;
 
 /// Makes stores on one and the same log.
-pub(super) type NewStore<'a> = dyn FnMut() -> Box<dyn Store> + 'a;
+pub(super) struct NewStore<'a> {
+    pub(super) make: &'a mut dyn FnMut() -> Box<dyn Store>,
+    pub(super) shard: u16,
+}
 
 /// A store that is open, and a replica of what was acknowledged.
 pub(super) struct Session {
@@ -24,14 +27,15 @@ pub(super) struct Session {
     pub(super) token: Token,
     pub(super) recovered: Recovered,
     pub(super) tally: Tally,
+    shard: u16,
 }
 
 impl Session {
     pub(super) fn open(new: &mut NewStore<'_>, writer: u128) -> Result<Self, String> {
-        let mut store = new();
+        let mut store = (new.make)();
         let mut tally = Tally::default();
         let recovered = store
-            .open(&request(writer), &mut tally, &mut |_| {})
+            .open(&request(new.shard, writer), &mut tally, &mut |_| {})
             .map_err(|error| format!("it doesn't open: {error}"))?;
         tally.settle();
         let session = Self {
@@ -39,6 +43,7 @@ impl Session {
             token: recovered.token,
             recovered,
             tally,
+            shard: new.shard,
         };
         session.check_recovered()?;
         Ok(session)
@@ -58,6 +63,7 @@ impl Session {
         let number = self.tally.batches + 1;
         let mut batch = Batch::default();
         batch.header.number = number;
+        batch.header.shard = self.shard;
         batch.header.token = self.token;
         batch.header.stamp = Timestamp::from_micros(1_000_000 + number * 7);
         batch.header.first_sequence = self.tally.events + 1;
@@ -70,7 +76,7 @@ impl Session {
         let first = self.tally.events + 1;
         let defining = if number == 1 { DEFINING } else { 0 };
         for sequence in first..first + defining + events {
-            batch.push_event(&event(sequence, batch.header.stamp));
+            batch.push_event(&event(self.shard, sequence, batch.header.stamp));
         }
         for n in 0..refusals {
             batch.push_refusal(&refusal(number * 1_000 + n));
@@ -120,9 +126,9 @@ impl Session {
     }
 }
 
-fn request(writer: u128) -> OpenRequest {
+fn request(shard: u16, writer: u128) -> OpenRequest {
     OpenRequest {
-        shard: 0,
+        shard,
         writer,
         replicas: Arc::new(|| Box::new(Tally::default())),
     }
@@ -152,7 +158,8 @@ impl Replica for Declines {
 
 /// Opens the log for a writer that declines the role.
 pub(super) fn decline(new: &mut NewStore<'_>, writer: u128) -> Result<(), String> {
-    match new().open(&request(writer), &mut Declines::default(), &mut |_| {}) {
+    let request = request(new.shard, writer);
+    match (new.make)().open(&request, &mut Declines::default(), &mut |_| {}) {
         Err(_) => Ok(()),
         Ok(_) => Err("it opens although the replica declines the role".to_owned()),
     }
@@ -160,9 +167,9 @@ pub(super) fn decline(new: &mut NewStore<'_>, writer: u128) -> Result<(), String
 
 /// Of a sale without end: two events define its SKU, then units are held and given back or lapse. So a store that keeps rows
 /// finds the batches in order, wherever they are cut.
-fn event(sequence: u64, at: Timestamp) -> Event {
+fn event(shard: u16, sequence: u64, at: Timestamp) -> Event {
     let sku = SkuId(0);
-    let held = ReservationId::new(0, sequence - 1);
+    let held = ReservationId::new(shard, sequence - 1);
     let kind = match (sequence, sequence % 4) {
         (1, _) => EventKind::SkuNamed {
             sku,
@@ -192,7 +199,7 @@ fn event(sequence: u64, at: Timestamp) -> Event {
     Event {
         sequence,
         at,
-        shard: 0,
+        shard,
         epoch: 1,
         kind,
     }
