@@ -77,9 +77,10 @@ fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
     let writer = standby.listens();
     crowd.hears(100);
     let all = crowd.stop();
+    // What nodes show of a reservation is as old as the cache.
+    system.places.agrees();
     all_are_explained(&one, &all);
     all_are_explained(&two, &all);
-    system.places.agrees();
     assert!(one.terminate() && two.terminate() && writer.terminate());
     system.places.agrees();
 }

@@ -5,9 +5,12 @@ use crate::backends::System;
 use crate::backends::servers::proxy::Proxy;
 use crate::common::crowd::{Crowd, Told, all_are_explained, tokens};
 use crate::common::{Answer, ONE, Server, signal, token};
+use crate::places::becomes;
 use std::process::{Child, Command, Stdio};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
+use stockade::kafka::{Body, ClientOptions, KafkaClient, KafkaCluster, Placement, Request};
+use stockade::types::{IdempotencyKey, SkuName, UserId};
 
 const FLAGS: [&str; 6] = [
     "--sku",
@@ -72,10 +75,11 @@ impl Sale {
     fn ends(mut self, writer: Server) {
         self.crowd_goes();
         assert!(self.told.len() >= 100, "there was no load");
+        // What nodes show of a reservation is as old as the cache.
+        self.system.places.agrees();
         for node in &self.nodes {
             all_are_explained(node, &self.told);
         }
-        self.system.places.agrees();
         assert!(writer.terminate());
         self.system.places.agrees();
     }
@@ -216,6 +220,45 @@ fn while_kafka_is_down_nodes_say_so_and_the_writer_keeps_its_state() {
     sale.is_unavailable("hal", &["unavailable"]);
     assert_eq!(writer.get("/livez").status, 200);
     sale.system.kafka.go_on();
+    sale.sells();
+    sale.ends(writer);
+}
+
+#[test]
+fn a_writer_that_is_far_behind_gets_no_more_until_it_has_caught_up() {
+    let (sale, writer) = Sale::begin(direct);
+    signal(&writer.child, "STOP");
+    // A hundred thousand requests wait; whoever sent them has left.
+    let brokers = sale.system.places.ingest.trim_start_matches("kafka://");
+    let mut options = ClientOptions::new(7, Placement::new(1));
+    options.in_flight_max = 1 << 17;
+    let client = KafkaClient::start(&KafkaCluster::new(brokers), options, NOTICED);
+    let client = client.expect("a broker");
+    let sku = SkuName::new("SNEAKER").expect("a name");
+    let mut left = Vec::new();
+    for number in 1..=100_001 {
+        let key = IdempotencyKey::new(number).expect("not zero");
+        let lines = vec![(sku.clone(), 1)];
+        let request = Request::new(UserId(number), key, Body::Reserve { lines });
+        left.push(client.send(&request).expect("room"));
+    }
+    let asks = || {
+        let answer = sale.nodes[1].reserve(&token("eve"), "eve", ONE);
+        answer.text("code")
+    };
+    // Each that is still taken waits for its decision; the node knows the lag within a second.
+    becomes("the answer", "lagging", || {
+        let lag = client.lags()[0];
+        if lag > 100_000 {
+            asks()
+        } else {
+            lag.to_string()
+        }
+    });
+    sale.is_unavailable("fay", &["lagging"]);
+    sale.reads_become(false);
+    drop((left, client));
+    signal(&writer.child, "CONT");
     sale.sells();
     sale.ends(writer);
 }
