@@ -204,7 +204,10 @@ fn every_file_begins_with_what_it_is_for() {
 
 #[test]
 fn files_are_short_enough_to_be_read() {
-    for (name, text) in files("src").into_iter().chain(files("examples")) {
+    for (name, text) in ["src", "examples", "tests", "benches"]
+        .into_iter()
+        .flat_map(files)
+    {
         let lines = text
             .lines()
             .take_while(|line| !line.starts_with("#[cfg(test)]"))
@@ -213,6 +216,22 @@ fn files_are_short_enough_to_be_read() {
             lines <= LINES_MAX || is_test(&name),
             "{name} has {lines} lines, at most {LINES_MAX}"
         );
+    }
+}
+
+#[test]
+fn every_sleep_says_why_it_is_no_signal() {
+    for (name, text) in ["src", "examples", "tests", "benches"]
+        .into_iter()
+        .flat_map(files)
+    {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let sleeps = line.contains("::sleep(") && name != "tests/tidy.rs";
+            let before = lines[at.saturating_sub(4)..at].iter();
+            let is_explained = before.rev().any(|line| line.trim().starts_with("//"));
+            assert!(!sleeps || is_explained, "{name}:{}: why a sleep?", at + 1);
+        }
     }
 }
 

@@ -11,7 +11,12 @@ use anyhow::Result;
 #[derive(Debug, clap::Args)]
 pub(crate) struct RepairArgs {
     /// The PostgreSQL server that keeps the log
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
     store: PostgresUrl,
     /// One writer's share; by default all of them
     #[arg(long, value_name = "NUMBER")]
@@ -25,7 +30,12 @@ pub(crate) struct RepairArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResumeArgs {
     /// The PostgreSQL server that keeps the log
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
     store: PostgresUrl,
     /// The writer's share that has halted
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]

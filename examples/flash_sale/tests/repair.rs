@@ -98,16 +98,6 @@ fn batch_named(text: &str) -> String {
     digits.collect()
 }
 
-/// A reservation of a new user; its token and id.
-fn reserve(server: &Server, user: &str) -> (String, String) {
-    let token = token(user);
-    let id = server
-        .reserve(&token, user, ONE)
-        .is(201)
-        .text("reservation_id");
-    (token, id)
-}
-
 /// It ends by itself, and not in good order.
 #[track_caller]
 fn ends_badly(child: &mut Child) {
@@ -119,6 +109,7 @@ fn ends_badly(child: &mut Child) {
                 child.kill().expect("ours");
                 panic!("it still runs");
             }
+            // A process that ends tells only who waits for it without end.
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     };
@@ -137,8 +128,8 @@ fn refusal_of(mut child: Child) -> String {
 fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
     let sale = Sale::new();
     let mut server = sale.serves();
-    let (ann, held) = reserve(&server, "ann");
-    let (bob, bought) = reserve(&server, "bob");
+    let (ann, held) = server.reserves("ann");
+    let (bob, bought) = server.reserves("bob");
     server.checkout(&bob, &bought, "card").is(200);
     sale.sql("UPDATE stockade.inventory SET total = total + 5, available = available + 5");
     let refused = server.reserve(&token("cid"), "cid", ONE);
@@ -184,7 +175,7 @@ fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
 fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_loss() {
     let mut sale = Sale::new();
     let server = sale.serves();
-    let ann = reserve(&server, "ann");
+    let ann = server.reserves("ann");
     assert!(server.terminate());
     // The backup.
     sale.database.kill();
@@ -195,7 +186,7 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     await_ready(&sale);
 
     let server = sale.serves();
-    let bob = reserve(&server, "bob");
+    let bob = server.reserves("bob");
     let standby = sale.starts();
     await_followed(&sale);
 
@@ -235,9 +226,9 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
 fn a_log_whose_end_was_deleted_is_gone_on_with_after_resume() {
     let sale = Sale::new();
     let server = sale.serves();
-    let ann = reserve(&server, "ann");
+    let ann = server.reserves("ann");
     let last = sale.sql("SELECT max(batch) FROM stockade.events");
-    let bob = reserve(&server, "bob");
+    let bob = server.reserves("bob");
     assert!(server.terminate());
     sale.sql(&format!(
         "DELETE FROM stockade.batches WHERE number > {last}"
@@ -262,11 +253,11 @@ fn the_last_orders_beyond_a_total_are_listed() {
     let both = [sale.serves(), Server::start(&journal, &FLAGS)];
     let last = both.map(|server| {
         let bought = ["ann", "bob", "cid"].map(|user| {
-            let (token, id) = reserve(&server, user);
+            let (token, id) = server.reserves(user);
             server.checkout(&token, &id, "card").is(200);
             id
         });
-        reserve(&server, "dan");
+        server.reserves("dan");
         assert!(server.terminate());
         bought
     });

@@ -6,33 +6,7 @@ mod common;
 #[expect(dead_code, reason = "it serves other tests too")]
 mod servers;
 
-use common::{ONE, Server, flash_sale, serve_shared, token};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-/// Asks until the answer is as expected.
-#[track_caller]
-fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
-    let begun = Instant::now();
-    loop {
-        let found = ask();
-        if found == expected {
-            return;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(5),
-            "{what} is {found:?} and not {expected:?}"
-        );
-        // What is asked are foreign programs, which tell nobody.
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn said(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
+use common::{Server, becomes, flash_sale, said, serve_shared};
 
 #[test]
 fn redis_and_the_tables_say_what_the_sale_says() {
@@ -54,14 +28,6 @@ fn redis_and_the_tables_say_what_the_sale_says() {
         &cache,
     ];
     let server = Server::of(serve_shared(&store, &flags));
-    let reserve = |user: &str| {
-        let token = token(user);
-        let id = server
-            .reserve(&token, user, ONE)
-            .is(201)
-            .text("reservation_id");
-        (token, id)
-    };
     let in_redis = |field: &str| {
         said(
             "redis-cli",
@@ -73,8 +39,8 @@ fn redis_and_the_tables_say_what_the_sale_says() {
         said("psql", &["-Atc", &asks, &store])
     };
 
-    let (ann, held) = reserve("ann");
-    let (bob, bought) = reserve("bob");
+    let (ann, held) = server.reserves("ann");
+    let (bob, bought) = server.reserves("bob");
     server.checkout(&bob, &bought, "card").is(200);
     becomes("available in Redis", "98", || in_redis("available"));
     becomes("sold in Redis", "1", || in_redis("sold"));
@@ -90,7 +56,7 @@ fn redis_and_the_tables_say_what_the_sale_says() {
     // Without Redis the sale goes on; when it is back it says what is so.
     redis.kill();
     server.reservation("DELETE", &ann, &held).is(200);
-    let _cid = reserve("cid");
+    let _cid = server.reserves("cid");
     redis.restart();
     becomes("available in Redis", "98", || in_redis("available"));
     becomes("reserved in Redis", "1", || in_redis("reserved"));

@@ -64,16 +64,6 @@ fn await_connected(sale: &Sale, programs: u32) {
     }
 }
 
-/// A reservation of a new user; its token and id.
-fn reserve(server: &Server, user: &str) -> (String, String) {
-    let token = token(user);
-    let id = server
-        .reserve(&token, user, ONE)
-        .is(201)
-        .text("reservation_id");
-    (token, id)
-}
-
 /// Asserts that the reservation stands, and that its key still gives it.
 #[track_caller]
 fn stands(server: &Server, user: &str, (token, id): &(String, String)) {
@@ -103,7 +93,7 @@ fn decides_within(standby: Starting, max: Duration, since: Instant, user: &str) 
 fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
     let sale = Sale::new();
     let first = sale.writer().listens();
-    let ann = reserve(&first, "ann");
+    let ann = first.reserves("ann");
 
     // Killed.
     let standby = sale.writer();
@@ -168,7 +158,7 @@ fn a_standby_that_is_asked_to_end_does() {
     let standby = sale.writer();
     await_connected(&sale, 2);
     assert!(standby.terminate());
-    let ann = reserve(&writer, "ann");
+    let ann = writer.reserves("ann");
     stands(&writer, "ann", &ann);
     assert!(writer.terminate());
 }

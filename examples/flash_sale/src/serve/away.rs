@@ -393,6 +393,9 @@ impl From<AskError> for Problem {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match error {
             AskError::CrossGroup { .. } => Self::bad_request("cross_group", text),
+            AskError::WhichPool { .. }
+            | AskError::NotSoldThere { .. }
+            | AskError::OtherShard { .. } => Self::bad_request("bad_request", text),
             AskError::UnknownShard { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_reservation", text)
             }

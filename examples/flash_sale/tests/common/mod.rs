@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const JWT_SECRET: &str = "a secret of the tests";
 pub const ADMIN_TOKEN: &str = "an admin token of the tests";
@@ -115,6 +115,13 @@ impl Server {
             ("idempotency-key", key),
         ];
         self.ask("POST", "/api/reserve", &headers, body)
+    }
+
+    /// A unit for a new user; his token and the reservation.
+    pub fn reserves(&self, user: &str) -> (String, String) {
+        let token = token(user);
+        let held = self.reserve(&token, user, ONE).is(201);
+        (token, held.text("reservation_id"))
     }
 
     pub fn checkout(&self, token: &str, reservation: &str, payment_token: &str) -> Answer {
@@ -306,4 +313,32 @@ pub fn ask(
         head: head.to_owned(),
         body: body.to_owned(),
     })
+}
+
+/// How long other programs may take to hear of something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks until the answer is as expected.
+#[track_caller]
+pub fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
+    let begun = Instant::now();
+    loop {
+        let found = ask();
+        if found == expected {
+            return;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what} is {found:?} and not {expected:?}"
+        );
+        // Another process tells nobody.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a program prints.
+pub fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -4,10 +4,20 @@
 #[expect(dead_code, reason = "it serves other tests too")]
 pub(crate) mod servers;
 
-use crate::common::{SERVE, Server, Starting, flash_sale};
-use crate::places::{Places, becomes};
+use crate::common::{SERVE, Server, Starting, becomes, flash_sale};
+use crate::places::Places;
 use servers::Server as Backend;
 use std::process::Command;
+
+/// What writers sell: nobody is the last, and no hold lapses by itself.
+const FLAGS: [&str; 6] = [
+    "--sku",
+    "SNEAKER=1000000",
+    "--per-user",
+    "0",
+    "--hold",
+    "10m",
+];
 
 /// The servers, prepared by `init`.
 pub(crate) struct System {
@@ -15,12 +25,10 @@ pub(crate) struct System {
     pub(crate) redis: Backend,
     pub(crate) kafka: Backend,
     pub(crate) places: Places,
-    flags: Vec<String>,
 }
 
 impl System {
-    /// With writers that take `flags`.
-    pub(crate) fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start() -> Self {
         let postgres = Backend::start("postgres.sh", &[]);
         let redis = Backend::start("redis.sh", &[]);
         let kafka = Backend::start("kafka.sh", &[]);
@@ -40,7 +48,6 @@ impl System {
             redis,
             kafka,
             places,
-            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         }
     }
 
@@ -62,7 +69,7 @@ impl System {
     /// A further writer, which reaches PostgreSQL through another port.
     pub(crate) fn writer_through(&self, port: u16) -> Starting {
         let mut command = self.serve("writer", &store(port));
-        command.args(&self.flags);
+        command.args(FLAGS);
         Starting::of(command)
     }
 

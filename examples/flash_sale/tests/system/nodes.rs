@@ -2,22 +2,12 @@
 
 use crate::backends::System;
 use crate::common::crowd::{Crowd, all_are_explained, tokens};
-use crate::common::{ONE, token};
-use crate::places::becomes;
-
-const FLAGS: [&str; 6] = [
-    "--sku",
-    "SNEAKER=1000000",
-    "--per-user",
-    "0",
-    "--hold",
-    "10m",
-];
+use crate::common::{ONE, becomes, token};
 
 #[test]
 fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
     let _alone = crate::alone();
-    let system = System::start(&FLAGS);
+    let system = System::start();
     let writer = system.writer().listens();
     let (one, two) = (system.node(0), system.node(1));
 

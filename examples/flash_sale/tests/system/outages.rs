@@ -4,22 +4,12 @@
 use crate::backends::System;
 use crate::backends::servers::proxy::Proxy;
 use crate::common::crowd::{Crowd, Told, all_are_explained, tokens};
-use crate::common::{Answer, ONE, Server, signal, token};
-use crate::places::becomes;
+use crate::common::{Answer, ONE, Server, becomes, signal, token};
 use std::process::{Child, Command, Stdio};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 use stockade::kafka::{Body, ClientOptions, KafkaClient, KafkaCluster, Placement, Request};
 use stockade::types::{IdempotencyKey, SkuName, UserId};
-
-const FLAGS: [&str; 6] = [
-    "--sku",
-    "SNEAKER=1000000",
-    "--per-user",
-    "0",
-    "--hold",
-    "10m",
-];
 
 /// A standby decides so soon after its writer was paused or cut off.
 const TAKEOVER: Duration = Duration::from_secs(5);
@@ -39,7 +29,7 @@ impl Sale {
     /// Gives also its writer, which reaches PostgreSQL on the port that is chosen.
     fn begin(port: impl FnOnce(&System) -> u16) -> (Self, Server) {
         let alone = crate::alone();
-        let system = System::start(&FLAGS);
+        let system = System::start();
         let port = port(&system);
         let writer = system.writer_through(port).listens();
         let nodes = [system.node(0), system.node(1)];

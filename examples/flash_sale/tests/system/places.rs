@@ -1,14 +1,11 @@
 //! Where the servers of a distributed sale are, and whether all of them say the same.
 
-use crate::common::flash_sale;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use crate::common::{becomes, flash_sale, said};
+use std::time::Duration;
 use stockade::allocator::{Allocator, Limits};
 use stockade::kafka::{EventCursor, KafkaCluster, KafkaEvents, Published};
 use stockade::types::{Availability, BatchHeader, SkuName, Token};
 
-/// How long the others may take to hear of a commit.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long something may take that is under way.
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -97,28 +94,4 @@ impl Places {
             "{told}"
         );
     }
-}
-
-/// Asks until the answer is as expected, for as long as it may take at most.
-#[track_caller]
-pub(crate) fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
-    let begun = Instant::now();
-    loop {
-        let found = ask();
-        if found == expected {
-            return;
-        }
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "{what} is {found:?} and not {expected:?}"
-        );
-        // Another process tells nobody.
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn said(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

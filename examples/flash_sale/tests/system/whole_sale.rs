@@ -2,8 +2,8 @@
 //! writer that is killed in the middle.
 //! `SALE_RATE=25000 cargo test --release -p flash-sale --features kafka --test system ten_thousand -- --nocapture` tells what it met.
 
-use crate::common::ask;
-use crate::places::{Places, becomes};
+use crate::common::{ask, becomes};
+use crate::places::Places;
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
