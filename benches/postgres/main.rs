@@ -298,6 +298,7 @@ fn back_off(seed: u64, failed: u32) {
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let random = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 32;
     let most_us = 100_u64 << failed.min(6);
+    // The back-off is what is measured: nobody tells when a row is free.
     std::thread::sleep(Duration::from_micros(random % most_us));
 }
 

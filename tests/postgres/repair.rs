@@ -482,6 +482,7 @@ fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
         .get::<_, i64>(0)
         < before + 2
     {
+        // A heartbeat tells nobody else.
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(client);

@@ -354,6 +354,7 @@ fn await_ready(sale: &Sale) {
         .success()
     {
         assert!(begun.elapsed() < PATIENCE, "it isn't ready");
+        // Another process tells nobody.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -367,6 +368,7 @@ fn await_followed(sale: &Sale) {
     while seen.len() < 4 {
         assert!(begun.elapsed() < PATIENCE, "nobody follows");
         seen.extend(sale.sql(looks).lines().map(str::to_owned));
+        // Another process tells nobody.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
