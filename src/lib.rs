@@ -67,6 +67,7 @@
 //! | `kafka` | requests, replies and events through Kafka, exactly once: see `stockade::kafka`; builds librdkafka, with a C compiler and make |
 //! | `metrics` | counters, gauges and histograms for the recorder that you install: see [`engine::telemetry`] |
 //! | `postgres` | a log in PostgreSQL, with standby and takeover: see `stockade::postgres` |
+//! | `postgres-tls` | that over encrypted connections, with rustls |
 //! | `redis` | a cache for readers in other processes, their side of it, and hints of what has lapsed: see `stockade::redis` |
 //! | `tracing` | start, recovery, warnings and halts for the subscriber that you install: see [`engine::telemetry`] |
 //!

@@ -43,6 +43,7 @@ need redis-cli redis-tools
 need java openjdk-17-jre-headless
 need mvn maven
 need make make
+need openssl openssl
 
 export CARGO_TERM_COLOR=never
 
@@ -64,7 +65,7 @@ cargo test --workspace --quiet
 
 # The library's features, alone and together; the other tests don't depend on them.
 step "features"
-for features in metrics tracing postgres redis kafka; do
+for features in metrics tracing postgres postgres-tls redis kafka; do
     cargo check -p stockade --lib --features "$features" --quiet
 done
 if cargo clippy --version >/dev/null 2>&1; then
@@ -80,7 +81,7 @@ fi
 
 step "real servers"
 tests/servers/kafka.sh --fetch
-cargo test -p stockade --features postgres,redis,kafka --test postgres --test redis --test kafka --quiet
+cargo test -p stockade --features postgres-tls,redis,kafka --test postgres --test redis --test kafka --quiet
 cargo test --release -p flash-sale --features kafka --test takeover --test shared --test repair --test system --quiet
 
 step "loom models"

@@ -69,6 +69,7 @@ mod session;
 mod snapshot;
 mod sql;
 mod standby;
+mod tls;
 mod writer;
 
 pub use audit::{PostgresAudit, PostgresLog, PostgresMoment};

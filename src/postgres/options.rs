@@ -1,5 +1,6 @@
 //! What a user decides about a PostgreSQL store. It checks nothing against a server; opening does.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// When to take the writer's role.
@@ -24,7 +25,10 @@ impl Role {
 pub struct PostgresOptions {
     /// `postgres://user:password@host:port/database`, several hosts separated by commas: the first that takes writes is used.
     /// The session must be the writer's own: no pooler that shares sessions.
+    /// `?sslmode=require` encrypts, and checks the server's certificate (feature `postgres-tls`).
     pub url: String,
+    /// The root certificates to check the server's by, in a PEM file; `None`: the system's, or those that `SSL_CERT_FILE` names.
+    pub tls_roots: Option<PathBuf>,
     /// The schema that holds the tables (`stockade`): lower-case letters, digits and `_`.
     pub schema: String,
     /// When to take the role.
@@ -50,6 +54,7 @@ impl PostgresOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            tls_roots: None,
             schema: "stockade".to_owned(),
             role: Role::TakeNow,
             connect_timeout: Duration::from_secs(2),

@@ -5,14 +5,16 @@
 
 use super::PostgresOptions;
 use super::repair::REPAIR;
+use super::tls;
 use crate::store::StoreError;
 use std::future::Future;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, Error, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, Error, NoTls, Row, Socket, Statement};
 
 /// What the server is given beyond its own statement time-out before it is given up.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
@@ -69,14 +71,13 @@ impl Session {
 
     fn connect_one(config: &Config, options: &PostgresOptions) -> Result<Self, StoreError> {
         let events = EventLoop::new()?;
-        let connecting = async {
-            let (client, connection) = config.connect(NoTls).await?;
-            // It ends with the client; its error is also that of the call at hand.
-            tokio::spawn(async move { drop(connection.await) });
-            Ok(client)
-        };
         // The server also has to answer, so twice what its socket may take.
-        let client = events.block_on(options.connect_timeout * 2, connecting)?;
+        let within = options.connect_timeout * 2;
+        let client = if config.get_ssl_mode() == SslMode::Require {
+            events.block_on(within, open(config, tls::checked(options)?))?
+        } else {
+            events.block_on(within, open(config, NoTls))?
+        };
         let session = Self {
             events,
             client,
@@ -123,6 +124,19 @@ impl Session {
     ) -> Result<T, StoreError> {
         self.events.block_on(self.answer_within, work)
     }
+}
+
+async fn open<T>(config: &Config, tls: T) -> Result<Client, Error>
+where
+    T: MakeTlsConnect<Socket> + Send,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let (client, connection) = config.connect(tls).await?;
+    // It ends with the client; its error is also that of the call at hand.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
 }
 
 /// What drives a connection, only while somebody waits.
@@ -202,7 +216,10 @@ fn single_host(
     config.get_dbname().map(|dbname| one.dbname(dbname));
     config.get_options().map(|options| one.options(options));
     one.application_name(config.get_application_name().unwrap_or("stockade"))
-        .ssl_mode(config.get_ssl_mode())
+        .ssl_mode(match config.get_ssl_mode() {
+            SslMode::Require => SslMode::Require,
+            _ => SslMode::Disable,
+        })
         .channel_binding(config.get_channel_binding())
         .connect_timeout(options.connect_timeout)
         .tcp_user_timeout(PEER_GONE)
@@ -247,7 +264,12 @@ fn check_schema_name(name: &str) -> Result<(), StoreError> {
 /// What an error means for the writer.
 fn meaning(error: &Error) -> StoreError {
     let Some(database) = error.as_db_error() else {
-        return if error.is_closed() || is_io(error) {
+        return if tls::is_distrusted(error) {
+            fatal(format!(
+                "{}; name the file of its root certificate, or reach it by the name that its certificate bears",
+                text(error)
+            ))
+        } else if error.is_closed() || is_io(error) {
             StoreError::Retryable(text(error))
         } else {
             fatal(text(error))

@@ -15,9 +15,14 @@ mod rows;
 mod sale;
 
 #[path = "../servers/mod.rs"]
-#[expect(dead_code, reason = "shared with tests that use more of it")]
+#[cfg_attr(
+    not(feature = "postgres-tls"),
+    expect(dead_code, reason = "shared with tests that use more of it")
+)]
 mod servers;
 mod store;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 
 use postgres::NoTls;
 use postgres::error::SqlState;

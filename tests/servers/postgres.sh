@@ -36,6 +36,13 @@ if [ ! -e "$data/PG_VERSION" ]; then
         echo 'CREATE DATABASE stockade' | "${as_server[@]}" postgres --single -D "$data" postgres >/dev/null
     fi
 fi
+# `ssl=on`: with a certificate of its own for 127.0.0.1, in `DIR/data/server.crt`.
+case " $* " in *" ssl=on "*)
+    [ -s "$data/server.key" ] || "${as_server[@]}" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+        -subj /CN=stockade-test -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout "$data/server.key" -out "$data/server.crt" 2>/dev/null
+    chmod 600 "$data/server.key"
+    ;;
+esac
 settings=()
 for setting in "$@"; do settings+=(-c "$setting"); done
 exec "${as_server[@]}" postgres -D "$data" -c port="$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
