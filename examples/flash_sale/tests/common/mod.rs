@@ -185,6 +185,17 @@ impl Starting {
         }
     }
 
+    /// Waits until it has ended instead. Gives what it wrote to its standard error.
+    pub fn refuses(mut self) -> String {
+        let status = self.0.as_mut().expect("it runs").wait();
+        assert!(!status.expect("it ends").success());
+        let mut said = String::new();
+        let errors = self.1.as_mut().expect("it is kept");
+        errors.rewind().expect("a file");
+        errors.read_to_string(&mut said).expect("it is text");
+        said
+    }
+
     /// SIGTERM; true if it ended in good order.
     pub fn terminate(mut self) -> bool {
         let mut child = self.0.take().expect("it runs");

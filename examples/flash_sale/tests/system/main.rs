@@ -4,6 +4,7 @@
 mod backends;
 #[path = "../common/mod.rs"]
 mod common;
+mod losses;
 mod nodes;
 mod outages;
 mod places;

@@ -28,9 +28,10 @@ impl Places {
         said("redis-cli", &stock)
     }
 
-    /// What the events come to, read up to where the log is.
-    fn by_events(&self) -> Availability {
-        let last = "SELECT epoch || ' ' || last_sequence FROM stockade.writer";
+    /// What the events come to, read up to where the log is, and how often one of its tails was lost.
+    fn by_events(&self) -> (Availability, u64) {
+        let last = "SELECT epoch || ' ' || first_sequence + octet_length(events) / 128 - 1 FROM stockade.batches
+                    WHERE events <> '' ORDER BY number DESC LIMIT 1";
         let last = self.sql(last);
         let (epoch, sequence) = last.split_once(' ').expect("two numbers");
         let until = EventCursor {
@@ -39,43 +40,50 @@ impl Places {
         };
         let cluster = KafkaCluster::new(self.ingest.trim_start_matches("kafka://"));
         let begin = EventCursor::default();
-        let events = KafkaEvents::start(&cluster, "reservation-events", 0, 0, begin);
-        let mut events = events.expect("a topic");
-        let mut state = Allocator::new(Limits::default(), 1);
-        while events.cursor().sequence < until.sequence {
-            match events.next(WITHIN).expect("a broker") {
-                Some(Published::Event(event)) => {
-                    // Each is a batch of its own to who sees no batches.
-                    let header = BatchHeader {
-                        stamp: event.at,
-                        token: Token {
-                            epoch: event.epoch.into(),
-                            writer: 0,
-                        },
-                        first_sequence: event.sequence,
-                        ..BatchHeader::default()
-                    };
-                    state.begin(&header).expect("in order");
-                    state.apply(&event).expect("lawful");
+        let reader = KafkaEvents::start(&cluster, "reservation-events", 0, 0, begin);
+        let mut reader = reader.expect("a topic");
+        let (mut events, mut forks) = (Vec::new(), 0);
+        while reader.cursor() < until {
+            match reader.next(WITHIN).expect("a broker") {
+                Some(Published::Event(event)) => events.push(event),
+                Some(Published::Fork { sequence }) => {
+                    events.retain(|event| event.sequence <= sequence);
+                    forks += 1;
                 }
-                other => panic!("{other:?} before {until:?}, at {:?}", events.cursor()),
+                other => panic!("{other:?} before {until:?}, at {:?}", reader.cursor()),
             }
+        }
+        let mut state = Allocator::new(Limits::default(), 1);
+        for event in events {
+            // Each is a batch of its own to who sees no batches.
+            let header = BatchHeader {
+                stamp: event.at,
+                token: Token {
+                    epoch: event.epoch.into(),
+                    writer: 0,
+                },
+                first_sequence: event.sequence,
+                ..BatchHeader::default()
+            };
+            state.begin(&header).expect("in order");
+            state.apply(&event).expect("lawful");
         }
         let name = SkuName::new("SNEAKER").expect("a name");
         let sku = state.sku(&name).expect("it is defined");
-        state.availability(sku).expect("it is defined")
+        (state.availability(sku).expect("it is defined"), forks)
     }
 
-    /// Asserts that rows, Redis and events say the same, that no key was decided twice, and that the audit finds nothing.
+    /// Asserts that rows, Redis and events say the same, that no key was decided twice, and that the audit finds nothing. Gives
+    /// how often the events say that the log has lost a tail.
     #[track_caller]
-    pub(crate) fn agrees(&self) {
+    pub(crate) fn agrees(&self) -> u64 {
         for column in ["available", "reserved", "sold"] {
             let row = format!("SELECT {column} FROM stockade.inventory WHERE sku_id = 'SNEAKER'");
             becomes(&format!("{column} in Redis"), &self.sql(&row), || {
                 self.in_redis(column)
             });
         }
-        let stock = self.by_events();
+        let (stock, forks) = self.by_events();
         let rows =
             "SELECT available, reserved, sold FROM stockade.inventory WHERE sku_id = 'SNEAKER'";
         let told = format!("{}|{}|{}", stock.available, stock.reserved, stock.sold);
@@ -93,5 +101,6 @@ impl Places {
             audit.status.success() && told.contains("all laws hold"),
             "{told}"
         );
+        forks
     }
 }
