@@ -5,8 +5,8 @@
 //! which the caller has his reply. *Sell-out*: the same with units for 4 in 100. *Flood*: as fast as the client takes them.
 //! Each reservation is of a new user with a new key. The run must end with as many units sold as the replies say.
 //!
-//! Run: `cargo bench --features kafka,postgres,redis --bench kafka`, some 10 minutes; `-- --seconds 20 --rounds 1` for a shorter look, `-- --test`
-//! for each row once. Needs Java 17, and Maven once, PostgreSQL and Redis. Figures are medians over the rounds.
+//! Run: `cargo bench --features kafka,postgres,redis --bench kafka`, some 10 minutes; `-- --seconds 20 --rounds 1` for a shorter look, `-- --only
+//! system` for one engine, `-- --test` for each row once. Needs Java 17, and Maven once, PostgreSQL and Redis. Figures are medians over the rounds.
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![expect(clippy::cast_precision_loss, reason = "rates are for people")]
 
@@ -142,7 +142,13 @@ fn main() -> Result<(), Failure> {
         "| row | offered/s | decided/s | p50 ms | p95 ms | p99 ms | max ms | not sent | unknown |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
+    let only = std::env::args()
+        .skip_while(|argument| argument != "--only")
+        .nth(1);
     for (name, backends) in [("memory", None), ("system", Some(&backends))] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         let mut way = Way::start(name, &cluster, backends)?;
         let warm_up = Row {
             name: "warm-up",
