@@ -1,8 +1,8 @@
 //! Rows that were edited behind the writer's back: it halts, and names the row.
 
-use crate::{ADMIN, Log, engine, halted, open_sku, reserve, sql};
+use crate::{ADMIN, Log, PATIENCE, engine, halted, open_sku, reserve, sql};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stockade::engine::CommandError;
 use stockade::types::{
     Clock, DefineSku, Gate, ManualClock, Query, Release, Reserve, SetGate, SkuId, SkuName,
@@ -147,4 +147,42 @@ fn a_row_that_was_deleted_halts_the_writer_which_names_it() {
     assert_eq!(released.err(), Some(CommandError::Unknown));
     let reason = halted(&handle);
     assert!(reason.contains(&id.to_string()), "{reason}");
+}
+
+#[test]
+fn looking_for_overdue_holds_reads_no_others() {
+    let log = Log::new();
+    let start = Timestamp::from_micros(1_800_000_000_000_000);
+    let clock = Arc::new(ManualClock::at(start));
+    let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let (handle, mut runner) = engine(&log.options).clock(time).build().expect("it opens");
+    let sku = SkuId(0);
+    let define = DefineSku::new(ADMIN, SkuName::new("A").expect("a name"), 20_000);
+    drop(handle.define_sku(define));
+    drop(handle.set_gate(SetGate::new(ADMIN, sku, Gate::Open)));
+    for user in 0..20_000 {
+        drop(handle.reserve(Reserve::one(UserId(user), sku, 1).expect("a cart")));
+    }
+    runner.step().expect("it runs");
+    let mut client = sql(&log.options);
+    let known = client.batch_execute("VACUUM ANALYZE reservations");
+    known.expect("statistics");
+    clock.advance(Duration::from_secs(11));
+    drop(handle.query(Query::Sku(sku)));
+    runner.step().expect("it looks for overdue holds");
+    // A session tells what it has read when it ends.
+    drop((handle, runner));
+    let read = "SELECT sum(idx_scan)::int8, sum(idx_tup_read)::int8 FROM pg_stat_user_indexes
+                WHERE schemaname = current_schema AND relname = 'reservations'";
+    let begun = Instant::now();
+    loop {
+        let row = client.query_one(read, &[]).expect("statistics");
+        let (scans, rows): (i64, i64) = (row.get(0), row.get(1));
+        if scans > 0 {
+            assert_eq!(rows, 0, "rows of holds that are not overdue were read");
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody looked");
+        std::thread::yield_now();
+    }
 }
