@@ -30,6 +30,19 @@ type Failure = Box<dyn std::error::Error>;
 
 const OFFERED_PER_S: u64 = 25_000;
 const WITHIN: Duration = Duration::from_secs(60);
+/// What servers with such a load are given: memory, a compiler that optimises, and disks that are written to steadily. Left alone,
+/// the kernel writes half a gigabyte at once every half minute, and every commit waits for it.
+const KAFKA: [&str; 4] = [
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:TieredStopAtLevel=4",
+    "log.flush.scheduler.interval.ms=1000",
+];
+const POSTGRES: [&str; 3] = [
+    "shared_buffers=1GB",
+    "max_wal_size=4GB",
+    "backend_flush_after=2MB",
+];
 
 struct Row {
     name: &'static str,
@@ -127,9 +140,9 @@ fn main() -> Result<(), Failure> {
     let (seconds, rounds) = if is_test { (1, 1) } else { (60, 3) };
     let seconds = given("--seconds")?.unwrap_or(seconds);
     let rounds = given("--rounds")?.unwrap_or(rounds);
-    let server = Server::start("kafka.sh", &[]);
+    let server = Server::start("kafka.sh", &KAFKA.map(str::to_owned));
     let backends = Backends {
-        postgres: Server::start("postgres.sh", &["max_wal_size=4GB".into()]),
+        postgres: Server::start("postgres.sh", &POSTGRES.map(str::to_owned)),
         redis: Server::start("redis.sh", &[]),
     };
     let cluster = KafkaCluster::new(&format!("127.0.0.1:{}", server.port()));
@@ -150,10 +163,11 @@ fn main() -> Result<(), Failure> {
             continue;
         }
         let mut way = Way::start(name, &cluster, backends)?;
+        // The broker's compiler takes its time.
         let warm_up = Row {
             name: "warm-up",
             offered: Some(OFFERED_PER_S),
-            requests: OFFERED_PER_S * (seconds / 4).clamp(1, 10),
+            requests: OFFERED_PER_S * (seconds / 2).clamp(1, 30),
             served: 100,
         };
         run(&mut way, &warm_up)?;

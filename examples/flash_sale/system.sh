@@ -76,9 +76,10 @@ free_port && replica=$port
 free_port && redis=$port
 free_port && kafka=$port
 
-run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka"
+# What servers with such a load are given: memory, a compiler that optimises, and disks that are written to steadily.
+run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g -XX:TieredStopAtLevel=4 log.flush.scheduler.interval.ms=1000
 run redis "$servers/redis.sh" "$dir/redis" "$redis"
-run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" max_wal_size=4GB
+run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" max_wal_size=4GB shared_buffers=512MB backend_flush_after=2MB
 until_it postgres listens "$postgres"
 run postgres-standby "$servers/postgres.sh" "$dir/postgres-standby" "$replica" --standby-of "$postgres"
 until_it postgres-standby listens "$replica"

@@ -1,8 +1,8 @@
 //! Snapshots: the state after a batch, as a stream of state records in parts, so that a recovery need not read the whole log.
 //!
-//! A helper makes them from the log with a replica and a connection of its own; no commit waits for it. A snapshot counts once
-//! its row is there, which is written with its parts in one transaction; it names the batch and hash that it stands on. One that
-//! is damaged is passed over for an older one, or for the log itself, which stays whole.
+//! A helper makes them from the log with a replica and a connection of its own, at a pace that leaves the server to the commits:
+//! none waits for it. A snapshot counts once its row is there, which is written with its parts in one transaction; it names the
+//! batch and hash that it stands on. One that is damaged is passed over for an older one, or for the log itself, which stays whole.
 //!
 //! The next one is not due before as many events as the last one has records: so snapshots never write more than the log does,
 //! however large the state is, and what a recovery reads of the log stays in proportion to its snapshot.
@@ -21,9 +21,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// Records of one part: 8,192 of 128 bytes are 1 MiB.
-const PART_RECORDS: usize = 8_192;
+/// Records of one part: 1,024 of 128 bytes are 128 KiB.
+const PART_RECORDS: usize = 1_024;
+/// What the helper reads and writes at most (16 MiB a second): each MiB costs some 10 ms of a core, of ours and of the server's.
+const PACE_BYTES_PER_S: u64 = 16 << 20;
 /// Snapshots that stay.
 const KEPT: i64 = 2;
 
@@ -31,12 +34,13 @@ const KEPT: i64 = 2;
 /// told in `warnings`.
 ///
 /// # Errors
-/// A connection that fails while the replica is filled is `Fatal`, since half a state is none.
+/// A connection that fails while the replica is filled is `Fatal`, since half a state is none. And those of `pace`.
 pub(super) fn restore(
     session: &Session,
     shard: u16,
     replica: &mut dyn Replica,
     warnings: &mut Vec<String>,
+    pace: Pace<'_>,
 ) -> Result<Position, StoreError> {
     let rows = session.rows(
         "SELECT batch, batch_hash, sequence, parts, hash, source_ids, source_positions, stamp
@@ -50,13 +54,13 @@ pub(super) fn restore(
         };
         let parts: i32 = get(row, 3)?;
         let mut hasher = blake3::Hasher::new();
-        let whole = each_part(session, shard, end.number, parts, &mut |bytes| {
+        let whole = each_part(session, shard, end.number, parts, pace, &mut |bytes| {
             hasher.update(bytes);
             Ok(())
         });
         match whole {
             Ok(()) if hasher.finalize().as_bytes() == &hash(row, 4)?.0 => {}
-            Err(error @ StoreError::Retryable(_)) => return Err(error),
+            Err(error @ (StoreError::Retryable(_) | StoreError::Stopped)) => return Err(error),
             _ => {
                 let number = end.number;
                 warnings.push(format!(
@@ -65,7 +69,7 @@ pub(super) fn restore(
                 continue;
             }
         }
-        let restored = each_part(session, shard, end.number, parts, &mut |bytes| {
+        let restored = each_part(session, shard, end.number, parts, pace, &mut |bytes| {
             for record in bytes.as_chunks::<RECORD_SIZE>().0 {
                 StateRecord::decode(record)
                     .map_err(Into::into)
@@ -101,6 +105,7 @@ fn each_part(
     shard: u16,
     batch: u64,
     parts: i32,
+    pace: Pace<'_>,
     take: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     for part in 0..parts {
@@ -109,7 +114,27 @@ fn each_part(
             &[&shard.cast_signed(), &signed(batch)?, &part],
         )?;
         let row = row.ok_or_else(|| fatal(format!("part {part} is missing")))?;
-        take(get(&row, 0)?)?;
+        let bytes: &[u8] = get(&row, 0)?;
+        take(bytes)?;
+        pace(bytes.len())?;
+    }
+    Ok(())
+}
+
+/// Hears how many bytes were read or written just now, and takes its time.
+///
+/// # Errors
+/// Whoever gives one says.
+pub(super) type Pace<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
+
+/// The helper's own.
+///
+/// # Errors
+/// `Stopped` once it is to end.
+fn at_pace(stop: &Stop, bytes: usize) -> Result<(), StoreError> {
+    let nanos = bytes as u64 * 1_000_000_000 / PACE_BYTES_PER_S;
+    if stop.wait(Duration::from_nanos(nanos)) {
+        return Err(StoreError::Stopped);
     }
     Ok(())
 }
@@ -217,16 +242,17 @@ fn make(
 ) -> Result<u64, StoreError> {
     let session = Session::connect(options)?;
     let mut replica = replicas();
+    let pace: Pace<'_> = &|bytes| at_pace(stop, bytes);
     // A damaged one is told when it is restored from.
-    let mut position = restore(&session, shard, &mut *replica, &mut Vec::new())?;
+    let mut position = restore(&session, shard, &mut *replica, &mut Vec::new(), pace)?;
     while position.end.number < batch {
-        if stop.is_set() {
-            return Err(StoreError::Stopped);
-        }
+        let mut bytes = 0;
         let read = read_page(&session, shard, &mut position, &mut |batch| {
+            bytes += batch.event_records().len() * RECORD_SIZE;
             let applied = replica.apply(batch);
             applied.map_err(|error| fatal(error.to_string()))
         })?;
+        pace(bytes)?;
         if read < PAGE && position.end.number < batch {
             return Err(fatal(format!(
                 "the log ends with batch {}",
@@ -237,6 +263,7 @@ fn make(
     session.run("BEGIN")?;
     let mut parts = Parts {
         session: &session,
+        pace,
         shard,
         batch: signed(position.end.number)?,
         part: 0,
@@ -289,6 +316,7 @@ fn make(
 /// The parts of a snapshot that is being written. The first error stops it and is told at the end.
 struct Parts<'a> {
     session: &'a Session,
+    pace: Pace<'a>,
     shard: u16,
     batch: i64,
     part: i32,
@@ -318,7 +346,7 @@ impl Parts<'_> {
                     &self.records,
                 ],
             );
-            self.done = written.map(drop);
+            self.done = written.and_then(|_| (self.pace)(self.records.len()));
             self.hasher.update(&self.records);
             self.part += 1;
         }

@@ -88,7 +88,7 @@ impl<'a> Opening<'a> {
         if self.position.is_none() {
             let (shard, warnings) = (self.request.shard, &mut self.warnings);
             warnings.clear();
-            let restored = snapshot::restore(&session, shard, self.replica, warnings)?;
+            let restored = snapshot::restore(&session, shard, self.replica, warnings, &|_| Ok(()))?;
             self.position = Some(restored);
         }
         let connected = self.clock.monotonic();

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs an Apache Kafka in the foreground, broker and controller in one process: `kafka.sh DIR PORT [SETTING=VALUE]...`. DIR is made
-# anew unless it holds a server's data already, which is then started again as it was left. Plain text, loopback only, no topics
+# Runs an Apache Kafka in the foreground, broker and controller in one process: `kafka.sh DIR PORT [-JVM-FLAG|SETTING=VALUE]...`. DIR
+# is made anew unless it holds a server's data already, which is then started again as it was left. Plain text, loopback only, no topics
 # but those that are made. The server's jars are fetched once, into ${XDG_CACHE_HOME:-~/.cache}/stockade. `kafka.sh --fetch` does
 # that alone.
 set -euo pipefail
@@ -51,8 +51,10 @@ fi
 
 dir=$1 port=$2
 shift 2
-# It starts fast and stays small: the tests' own work is what runs for long.
-java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$lib/*")
+# By itself it starts fast and stays small: the tests' own work is what runs for long.
+java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1)
+for given in "$@"; do case $given in -*) java+=("$given") ;; esac; done
+java+=(-cp "$lib/*")
 properties=$dir/server.properties
 mkdir -p "$dir"
 # The controller's own port stays the same as long as the data does. Below those that an operating system gives by itself.
@@ -83,7 +85,7 @@ offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 PROPERTIES
-    for setting in "$@"; do echo "$setting"; done
+    for given in "$@"; do case $given in -*) ;; *) echo "$given" ;; esac; done
 } >"$properties"
 if [ ! -e "$dir/data/meta.properties" ]; then
     "${java[@]}" kafka.tools.StorageTool format --standalone -t stockade-tests-kafka-A -c "$properties" >/dev/null || {
