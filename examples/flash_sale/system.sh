@@ -76,8 +76,8 @@ free_port && replica=$port
 free_port && redis=$port
 free_port && kafka=$port
 
-# What servers with such a load are given: memory, a compiler that optimises, and disks that are written to steadily.
-run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g -XX:TieredStopAtLevel=4 log.flush.scheduler.interval.ms=1000
+# What servers with such a load are given: memory, and disks that are written to steadily.
+run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g log.flush.scheduler.interval.ms=1000
 run redis "$servers/redis.sh" "$dir/redis" "$redis"
 run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" max_wal_size=4GB shared_buffers=512MB backend_flush_after=2MB
 until_it postgres listens "$postgres"

@@ -116,7 +116,8 @@ pub struct ClientOptions {
     pub group: String,
     /// Which writer sells what.
     pub placement: Placement,
-    /// Requests in flight at most (65,536).
+    /// Requests in flight at most (65,536). The last quarter is for what ends or pays what was begun: reservations are refused
+    /// before.
     pub in_flight_max: usize,
     /// Reservations and payments are not begun with a writer that is further behind (100,000).
     pub lag_max: u64,
@@ -388,6 +389,15 @@ impl KafkaClient {
         lags.map(|lag| lag.load(Ordering::Relaxed)).collect()
     }
 
+    /// Whether a reservation would be taken now, as far as that is known without it: so that whoever is refused for want of room
+    /// costs little. [`send`](Self::send) asks again.
+    ///
+    /// # Errors
+    /// [`AskError::Busy`].
+    pub fn has_room(&self) -> Result<(), AskError> {
+        self.shared.has_room()
+    }
+
     /// Requests that wait for a reply.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.lock().len()
@@ -452,6 +462,15 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
+    /// For one more reservation.
+    fn has_room(&self) -> Result<(), AskError> {
+        let max = self.options.in_flight_max;
+        if self.in_flight.lock().len() >= max - max / 4 {
+            return Err(AskError::Busy { max });
+        }
+        Ok(())
+    }
+
     fn is_well(&self) -> Result<(), AskError> {
         let trouble = self.trouble.lock().clone();
         trouble.map_or(Ok(()), |trouble| Err(AskError::Unavailable(trouble)))
@@ -470,7 +489,10 @@ impl Shared {
         if begins && lag > self.options.lag_max {
             return Err(AskError::Lagging { lag });
         }
-        Ok(())
+        match request.body {
+            Body::Reserve { .. } => self.has_room(),
+            _ => Ok(()),
+        }
     }
 
     fn listen(&self) {

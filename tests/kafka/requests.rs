@@ -435,11 +435,19 @@ fn a_node_refuses_what_it_can_not_send_or_would_wait_too_long_for() {
         partitions: 2,
     };
     assert_eq!(client.send(&release).err(), Some(unknown));
-    // Nobody decides: ten are in flight, the eleventh is not sent, and a time-out makes room.
-    let mut asked: Vec<_> = (0..10)
+    // Nobody decides: eight reservations are in flight, and no ninth is sent. There is room for two releases, and for no third.
+    // A time-out makes room.
+    let mut asked: Vec<_> = (0..8)
         .map(|user| client.send(&reserve(user, "SKU-0")).expect("room"))
         .collect();
     let busy = client.send(&reserve(11, "SKU-0")).err();
+    assert_eq!(busy, Some(AskError::Busy { max: 10 }));
+    let reservation = ReservationId::new(0, 1);
+    let release = |n: &str| Request::new(UserId(1), key(n), Body::Release { reservation });
+    for n in ["first", "second"] {
+        asked.push(client.send(&release(n)).expect("room"));
+    }
+    let busy = client.send(&release("third")).err();
     assert_eq!(busy, Some(AskError::Busy { max: 10 }));
     let late = asked.pop().expect("ten").wait(Duration::from_millis(1));
     assert_eq!(late, Err(AskError::Unknown));

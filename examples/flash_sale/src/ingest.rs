@@ -127,8 +127,14 @@ mod connected {
         }
 
         /// The API node's side.
-        pub(crate) fn client(&self, node: u16, placement: Placement) -> Result<KafkaClient> {
-            let options = ClientOptions::new(node.into(), placement);
+        pub(crate) fn client(
+            &self,
+            node: u16,
+            queue: usize,
+            placement: Placement,
+        ) -> Result<KafkaClient> {
+            let mut options = ClientOptions::new(node.into(), placement);
+            options.in_flight_max = queue;
             let client = KafkaClient::start(&self.cluster(), options, ANSWERS_WITHIN);
             Ok(client?)
         }

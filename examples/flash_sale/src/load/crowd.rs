@@ -1,13 +1,14 @@
 //! The crowd: connections that take what is due, ask the server, and record what they met.
 //!
 //! ```text
-//! pacer thread ──► reads  ──► read connections  (up to `pipeline` in flight on each)
-//!             ──► writes ──► write connections (one in flight on each)
+//! pacer thread ──► reads     ──► read connections  (up to `pipeline` in flight on each)
+//!             ──► reserves  ──► write connections (one in flight on each)
+//!             ──► checkouts ──► a quarter more of them
 //!        later ◄── a reservation's checkout, after the buyer has thought about it
 //! ```
 
 use super::http::{Answer, Connection};
-use super::pacer::{Agenda, Rates, Write};
+use super::pacer::{Agenda, Line, Rates, Write};
 use super::record::{Ending, Kind, Recorder};
 use crate::token::Signer;
 use anyhow::{Context, Result};
@@ -62,9 +63,11 @@ pub(crate) struct Crowd {
 
 /// After the last arrival, how long buyers may finish.
 const LINGER: Duration = Duration::from_secs(20);
-/// Who hears that the outcome is unknown asks again after this, as the answer says.
+/// Who hears that the outcome is unknown asks again after this, as the answer says; so does who has units and can't pay just now.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
+
+type LineOf = fn(&Agenda) -> &Line<Write>;
 
 struct Client {
     behaviour: Behaviour,
@@ -107,8 +110,14 @@ impl Crowd {
                 for &address in addresses.iter().cycle().take(*read_connections) {
                     tasks.push(runtime.spawn(client.clone().reader(address)));
                 }
-                for &address in addresses.iter().cycle().take(*write_connections) {
-                    tasks.push(runtime.spawn(client.clone().writer(address)));
+                let lines: [(LineOf, usize); 2] = [
+                    (|agenda| &agenda.reserves, *write_connections),
+                    (|agenda| &agenda.checkouts, write_connections.div_ceil(4)),
+                ];
+                for (line, connections) in lines {
+                    for &address in addresses.iter().cycle().take(connections) {
+                        tasks.push(runtime.spawn(client.clone().writer(address, line)));
+                    }
                 }
                 runtime.block_on(async {
                     for task in tasks {
@@ -151,7 +160,13 @@ impl Crowd {
 
     /// Requests that are due and wait for a free connection.
     pub(crate) fn waiting(&self) -> usize {
-        self.agenda.reads.len() + self.agenda.writes.len()
+        let Agenda {
+            reads,
+            reserves,
+            checkouts,
+            ..
+        } = &*self.agenda;
+        reads.len() + reserves.len() + checkouts.len()
     }
 
     /// Waits until everybody is gone; gives what was answered with 201 and 200.
@@ -159,6 +174,23 @@ impl Crowd {
         // A panic has been printed; what the others met still counts.
         let _ = self.pacer.join();
         let _ = self.clients.join();
+        let Agenda {
+            reads,
+            reserves,
+            checkouts,
+            ..
+        } = &*self.agenda;
+        let left = [
+            (Kind::Read, reads.left()),
+            (Kind::Reserve, reserves.left()),
+            (Kind::Checkout, checkouts.left()),
+        ];
+        for (kind, left) in left {
+            for due in left {
+                let ending = Ending::Failed("no free connection".to_owned());
+                self.recorder.record(kind, due.elapsed(), &ending);
+            }
+        }
         std::mem::take(&mut self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -204,11 +236,11 @@ impl Client {
         }
     }
 
-    async fn writer(self: Arc<Self>, address: SocketAddr) {
+    async fn writer(self: Arc<Self>, address: SocketAddr, line: LineOf) {
         let mut connection = Connection::new(address);
         let mut due = Vec::new();
         loop {
-            self.agenda.writes.take(1, &mut due).await;
+            line(&self.agenda).take(1, &mut due).await;
             let Some((start, write)) = due.pop() else {
                 return;
             };
@@ -280,13 +312,17 @@ impl Client {
         user - u64::from(user > 0 && share(user, 3) < self.behaviour.again)
     }
 
-    /// A buyer pays, after a while, and again if declined; and asks again for what became of his request, if that is unknown.
+    /// A buyer pays, after a while, and again if declined or if there was no room; and asks again for what became of his request,
+    /// if that is unknown.
     fn follow_up(&self, write: Write, answer: &Answer) {
         let receipt = |reservation: &str, is_order| Receipt {
             reservation: reservation.to_owned(),
             is_order,
         };
-        if answer.text("code") == Some("outcome_unknown") {
+        let has_units = matches!(write, Write::Checkout { .. });
+        if answer.text("code") == Some("outcome_unknown")
+            || (has_units && matches!(answer.status, 429 | 503))
+        {
             // The same again, with the same key, gives the truth.
             self.agenda.later(Instant::now() + AGAIN_AFTER, write);
             return;

@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Connections for reads
     #[arg(long, default_value_t = 128)]
     connections: usize,
-    /// Connections for writes: a checkout keeps one as long as the payment takes
+    /// Connections for reservations; checkouts have a quarter more
     #[arg(long, default_value_t = 512)]
     write_connections: usize,
     /// Reads in flight per connection

@@ -86,12 +86,20 @@ impl<T> Line<T> {
     fn close(&self) {
         self.ready.close();
     }
+
+    /// What nobody has taken: when each was due.
+    pub(crate) fn left(&self) -> Vec<Instant> {
+        let left = std::mem::take(&mut *lock(&self.due));
+        left.into_iter().map(|(at, _)| at).collect()
+    }
 }
 
 /// Everything that is due or will be.
 pub(crate) struct Agenda {
     pub(crate) reads: Line<()>,
-    pub(crate) writes: Line<Write>,
+    pub(crate) reserves: Line<Write>,
+    /// A line of its own: who pays doesn't stand behind those who come.
+    pub(crate) checkouts: Line<Write>,
     later: Mutex<BinaryHeap<Reverse<(Instant, Write)>>>,
     stop: AtomicBool,
 }
@@ -100,7 +108,8 @@ impl Agenda {
     pub(crate) fn new() -> Self {
         Self {
             reads: Line::new(),
-            writes: Line::new(),
+            reserves: Line::new(),
+            checkouts: Line::new(),
             later: Mutex::new(BinaryHeap::new()),
             stop: AtomicBool::new(false),
         }
@@ -127,7 +136,7 @@ impl Agenda {
             }
             reads = due_until(&self.reads, start, now, rates.reads_per_s, reads, |_| ());
             reserves = due_until(
-                &self.writes,
+                &self.reserves,
                 start,
                 now,
                 rates.reserves_per_s,
@@ -139,13 +148,15 @@ impl Agenda {
             std::thread::sleep(TICK);
         }
         let end = Instant::now() + linger;
-        while Instant::now() < end && (self.writes.len() > 0 || !lock(&self.later).is_empty()) {
+        let is_due = || self.reserves.len() + self.checkouts.len() > 0;
+        while Instant::now() < end && (is_due() || !lock(&self.later).is_empty()) {
             self.promote();
             // The pacing itself: requests become due with time.
             std::thread::sleep(TICK);
         }
         self.reads.close();
-        self.writes.close();
+        self.reserves.close();
+        self.checkouts.close();
     }
 
     fn promote(&self) {
@@ -159,9 +170,11 @@ impl Agenda {
             due.push(next);
         }
         drop(later);
-        if !due.is_empty() {
-            self.writes.push(due.into_iter());
-        }
+        let (reserves, checkouts): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|(_, write)| matches!(write, Write::Reserve(_)));
+        self.reserves.push(reserves.into_iter());
+        self.checkouts.push(checkouts.into_iter());
     }
 }
 
@@ -209,8 +222,14 @@ mod tests {
         let reads = agenda.reads.len();
         assert!((90..=110).contains(&reads), "{reads} reads in 100 ms");
         let mut taken = Vec::new();
-        agenda.writes.take(100, &mut taken).await;
+        agenda.reserves.take(100, &mut taken).await;
         assert!(taken.is_empty(), "a closed line gives nothing");
+        let left = agenda.reserves.left();
+        assert!(
+            (9..=11).contains(&left.len()),
+            "{} not asked for",
+            left.len()
+        );
     }
 
     #[tokio::test]

@@ -133,15 +133,15 @@ impl Fallback for Rows {
 }
 
 impl Away {
-    /// Connects: to Kafka as node number `node`, and to what the writers write.
+    /// Connects: to Kafka as a node of that number with at most so many requests in line, and to what the writers write.
     pub(crate) fn start(
         ingest: &KafkaUrl,
-        node: u16,
+        (node, queue): (u16, usize),
         store: &PostgresUrl,
         cache: &RedisUrl,
     ) -> Result<Self> {
         let placement = ingest.placement()?;
-        let client = ingest.client(node, placement.clone())?;
+        let client = ingest.client(node, queue, placement.clone())?;
         let rows = Arc::new(PostgresReads::new(store.options()));
         let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
         let behind = Rows {
@@ -273,6 +273,10 @@ impl Away {
             warnings: unread.into_iter().chain(self.client.trouble()).collect(),
             is_stalled: self.is_stale(),
         }
+    }
+
+    pub(super) fn has_room(&self) -> Result<(), Problem> {
+        self.client.has_room().map_err(Problem::from)
     }
 
     pub(super) fn queue_depth(&self) -> usize {

@@ -120,6 +120,16 @@ impl Desk {
         }
     }
 
+    /// Refuses a reservation for want of room before it is read and checked: a shed request costs little. An engine's own queue
+    /// needs no such help.
+    pub(crate) fn has_room(&self) -> Result<(), Problem> {
+        match self {
+            Self::Here(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            Self::Away(away) => away.has_room(),
+        }
+    }
+
     /// Requests that wait for a decision.
     pub(crate) fn queue_depth(&self) -> usize {
         match self {

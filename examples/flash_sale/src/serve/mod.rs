@@ -64,6 +64,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
+/// Requests in line for an engine, and from an API node: there it bounds the wait, to a second or so where the node gets 5,000
+/// decisions a second.
+const QUEUE: u32 = 65_536;
+const QUEUE_OF_NODE: u32 = 8_192;
 
 /// `flash-sale serve`
 #[derive(Debug, clap::Args)]
@@ -106,9 +110,10 @@ pub(crate) struct Args {
     /// Leave the sale of a new SKU closed until an operator opens it
     #[arg(long)]
     closed: bool,
-    /// Requests that may be in line, rounded up to a power of two; more are answered 429
-    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
-    queue: u32,
+    /// Requests that may be in line; more are answered 429. By default 65536, rounded up to a power of two; of an API node
+    /// 8192, and its last quarter takes no reservations, only what was begun
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    queue: Option<u32>,
     /// How far the clock may be ahead of a journal with live holds; further, and the start is refused, because these
     /// holds would all lapse at once
     #[arg(long, default_value = "1h", value_parser = duration)]
@@ -213,7 +218,8 @@ fn desk_away(args: &Args) -> Result<Desk> {
         args.sku.is_empty(),
         "--sku is for writers: an API node sells what they have defined"
     );
-    let away = desk::Away::start(ingest, args.node, &store, cache)?;
+    let queue = args.queue.unwrap_or(QUEUE_OF_NODE) as usize;
+    let away = desk::Away::start(ingest, (args.node, queue), &store, cache)?;
     Ok(Desk::Away(away))
 }
 
@@ -232,7 +238,7 @@ fn run_engine(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()>
         closed: args.closed,
     };
     let bounds = Bounds {
-        queue: args.queue as usize,
+        queue: args.queue.unwrap_or(QUEUE) as usize,
         clock_jump_max: args.clock_jump_max,
         cache: args.cache.clone(),
         ingest: args.ingest.clone(),

@@ -23,6 +23,7 @@ struct ReservedView<'a> {
 
 /// Answers.
 pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    app.desk.has_room()?;
     let (head, body) = request.into_parts();
     let user = app.user(&head.headers)?;
     let key = idempotency_key(&head.headers)?;

@@ -1,6 +1,7 @@
 //! The whole distributed sale as `system.sh` starts it: 10,000 units, far more buyers through two API nodes than there are units, and a
 //! writer that is killed in the middle.
-//! `SALE_RATE=25000 cargo test --release -p flash-sale --features kafka --test system ten_thousand -- --nocapture` tells what it met.
+//! `SALE_RATE=25000 SALE_CONNECTIONS=8000 SALE_WARM=20 cargo test --release -p flash-sale --features kafka --test system ten_thousand --
+//! --nocapture` tells what it met. `SALE_KILLS=0` leaves the writer alive; `SALE_SECONDS` and `SALE_HOLD` say for how long.
 
 use crate::common::{ask, becomes};
 use crate::places::Places;
@@ -14,8 +15,6 @@ use stockade::types::ReservationId;
 
 const UNITS: u64 = 10_000;
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
-/// Whoever gave up leaves units behind, which lapse and are sold again.
-const FLAGS: [&str; 4] = ["--sku", "SNEAKER=10000", "--hold", "4s"];
 
 /// What `system.sh` runs; ended with it.
 struct Running {
@@ -34,7 +33,9 @@ impl Running {
         let log = File::create(dir.path().join("system.log")).expect("a log");
         let script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("system.sh"))
             .arg(dir.path())
-            .args(FLAGS)
+            .args(["--sku", "SNEAKER=10000", "--sku", "WARM-UP=1000000"])
+            // Whoever gave up leaves units behind, which lapse and are sold again.
+            .args(["--hold", &format!("{}s", setting("SALE_HOLD", 4))])
             .env("FLASH_SALE", env!("CARGO_BIN_EXE_flash-sale"))
             .stdout(log.try_clone().expect("a second handle of it"))
             .stderr(log)
@@ -105,14 +106,30 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
     let first = nodes[0].trim_start_matches("http://").parse();
     let first: SocketAddr = first.expect("an address");
     let receipts = system.path("receipts");
-    let load = Command::new(env!("CARGO_BIN_EXE_flash-sale"))
-        .args(["load", "--insecure-dev", "--json", "--abandon", "0"])
-        .args(["--target", &nodes[0], "--target", &nodes[1]])
-        .args(["--reserves", &rate.to_string(), "--reads", "1000"])
-        .args(["--duration", &format!("{seconds}s")])
-        .arg("--receipts")
+    let load = |seconds: u64| {
+        let mut load = Command::new(env!("CARGO_BIN_EXE_flash-sale"));
+        load.args(["load", "--insecure-dev", "--json"])
+            .args(["--target", &nodes[0], "--target", &nodes[1]])
+            .args(["--reserves", &rate.to_string(), "--reads", "1000"])
+            .args([
+                "--write-connections",
+                &setting("SALE_CONNECTIONS", 512).to_string(),
+            ])
+            .args(["--duration", &format!("{seconds}s")])
+            .stdout(Stdio::piped());
+        load
+    };
+    // A broker's compiler takes its time; people open their pages before a sale begins, too.
+    let warm_up = setting("SALE_WARM", 0);
+    if warm_up > 0 {
+        let warm = load(warm_up)
+            .args(["--sku", "WARM-UP", "--abandon", "1"])
+            .status();
+        assert!(warm.expect("the program starts").success());
+    }
+    let load = load(seconds)
+        .args(["--abandon", "0", "--receipts"])
         .arg(&receipts)
-        .stdout(Stdio::piped())
         .spawn();
     let load = load.expect("the program starts");
     if setting("SALE_KILLS", 1) > 0 {
@@ -132,7 +149,8 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
         ingest: place("ingest"),
     };
     // Who came last may be about to pay.
-    let states = "SELECT available, reserved, sold FROM stockade.inventory";
+    let states =
+        "SELECT available, reserved, sold FROM stockade.inventory WHERE sku_id = 'SNEAKER'";
     becomes("available, reserved, sold", "0|0|10000", || {
         places.sql(states)
     });
