@@ -389,12 +389,9 @@ impl KafkaClient {
         lags.map(|lag| lag.load(Ordering::Relaxed)).collect()
     }
 
-    /// Whether a reservation would be taken now, as far as that is known without it: so that whoever is refused for want of room
+    /// Whether fewer requests are in flight than keep a reservation from being sent: so that whoever is refused for want of room
     /// costs little. [`send`](Self::send) asks again.
-    ///
-    /// # Errors
-    /// [`AskError::Busy`].
-    pub fn has_room(&self) -> Result<(), AskError> {
+    pub fn has_room(&self) -> bool {
         self.shared.has_room()
     }
 
@@ -463,12 +460,9 @@ impl Shared {
     }
 
     /// For one more reservation.
-    fn has_room(&self) -> Result<(), AskError> {
+    fn has_room(&self) -> bool {
         let max = self.options.in_flight_max;
-        if self.in_flight.lock().len() >= max - max / 4 {
-            return Err(AskError::Busy { max });
-        }
-        Ok(())
+        self.in_flight.lock().len() < max - max / 4
     }
 
     fn is_well(&self) -> Result<(), AskError> {
@@ -489,10 +483,11 @@ impl Shared {
         if begins && lag > self.options.lag_max {
             return Err(AskError::Lagging { lag });
         }
-        match request.body {
-            Body::Reserve { .. } => self.has_room(),
-            _ => Ok(()),
+        if matches!(request.body, Body::Reserve { .. }) && !self.has_room() {
+            let max = self.options.in_flight_max;
+            return Err(AskError::Busy { max });
         }
+        Ok(())
     }
 
     fn listen(&self) {

@@ -130,11 +130,11 @@ mod connected {
         pub(crate) fn client(
             &self,
             node: u16,
-            queue: usize,
+            queue: u32,
             placement: Placement,
         ) -> Result<KafkaClient> {
             let mut options = ClientOptions::new(node.into(), placement);
-            options.in_flight_max = queue;
+            options.in_flight_max = queue as usize;
             let client = KafkaClient::start(&self.cluster(), options, ANSWERS_WITHIN);
             Ok(client?)
         }

@@ -34,6 +34,8 @@ use stockade::types::{
     ReservationView, SkuId, SkuName, SystemClock, Timestamp,
 };
 
+/// Requests in line: it bounds the wait, to a second or so where the node gets 5,000 decisions a second.
+const QUEUE: u32 = 8_192;
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How often it asks for new SKUs.
 const SKUS_EVERY: Duration = Duration::from_secs(1);
@@ -133,15 +135,16 @@ impl Fallback for Rows {
 }
 
 impl Away {
-    /// Connects: to Kafka as a node of that number with at most so many requests in line, and to what the writers write.
+    /// Connects: to Kafka as a node of that number with at most so many requests in line, else [`QUEUE`], and to what the writers
+    /// write.
     pub(crate) fn start(
         ingest: &KafkaUrl,
-        (node, queue): (u16, usize),
+        (node, queue): (u16, Option<u32>),
         store: &PostgresUrl,
         cache: &RedisUrl,
     ) -> Result<Self> {
         let placement = ingest.placement()?;
-        let client = ingest.client(node, queue, placement.clone())?;
+        let client = ingest.client(node, queue.unwrap_or(QUEUE), placement.clone())?;
         let rows = Arc::new(PostgresReads::new(store.options()));
         let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
         let behind = Rows {
@@ -275,8 +278,8 @@ impl Away {
         }
     }
 
-    pub(super) fn has_room(&self) -> Result<(), Problem> {
-        self.client.has_room().map_err(Problem::from)
+    pub(super) fn has_room(&self) -> bool {
+        self.client.has_room()
     }
 
     pub(super) fn queue_depth(&self) -> usize {
@@ -403,9 +406,7 @@ impl From<AskError> for Problem {
             AskError::UnknownShard { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_reservation", text)
             }
-            AskError::Busy { max } => Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", text)
-                .with("queue_depth", max)
-                .retry_after(1),
+            AskError::Busy { max } => Self::queue_full(max),
             AskError::Lagging { .. } => Self::new(unavailable, "lagging", text).retry_after(5),
             AskError::Unavailable(_) => Self::new(unavailable, "unavailable", text).retry_after(2),
             _ => Self::outcome_unknown(),

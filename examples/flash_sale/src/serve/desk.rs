@@ -120,11 +120,11 @@ impl Desk {
         }
     }
 
-    /// Refuses a reservation for want of room before it is read and checked: a shed request costs little. An engine's own queue
-    /// needs no such help.
-    pub(crate) fn has_room(&self) -> Result<(), Problem> {
+    /// Whether a reservation is worth reading: for want of room one is refused before, so that it costs little. An engine's own
+    /// queue needs no such help.
+    pub(crate) fn has_room(&self) -> bool {
         match self {
-            Self::Here(_) => Ok(()),
+            Self::Here(_) => true,
             #[cfg(feature = "kafka")]
             Self::Away(away) => away.has_room(),
         }

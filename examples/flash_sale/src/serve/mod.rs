@@ -64,10 +64,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
-/// Requests in line for an engine, and from an API node: there it bounds the wait, to a second or so where the node gets 5,000
-/// decisions a second.
+/// Requests in line for an engine.
 const QUEUE: u32 = 65_536;
-const QUEUE_OF_NODE: u32 = 8_192;
 
 /// `flash-sale serve`
 #[derive(Debug, clap::Args)]
@@ -218,8 +216,7 @@ fn desk_away(args: &Args) -> Result<Desk> {
         args.sku.is_empty(),
         "--sku is for writers: an API node sells what they have defined"
     );
-    let queue = args.queue.unwrap_or(QUEUE_OF_NODE) as usize;
-    let away = desk::Away::start(ingest, (args.node, queue), &store, cache)?;
+    let away = desk::Away::start(ingest, (args.node, args.queue), &store, cache)?;
     Ok(Desk::Away(away))
 }
 

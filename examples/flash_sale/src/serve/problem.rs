@@ -149,17 +149,24 @@ impl Problem {
         }
     }
 
-    /// The engine did not take the command.
+    /// There is no room for one more request.
+    pub(crate) fn queue_full(queue_depth: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "queue_full",
+            "too many requests are in line: try again shortly",
+        )
+        .with("queue_depth", queue_depth)
+        .retry_after(1)
+    }
+
+    /// An engine that doesn't take the command.
     pub(crate) fn busy<C>(busy: &Busy<C>) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match busy.reason {
-            BusyReason::Full | BusyReason::Tickets | BusyReason::TooLong => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "queue_full",
-                "too many requests are in line: try again shortly",
-            )
-            .with("queue_depth", busy.queue_depth)
-            .retry_after(1),
+            BusyReason::Full | BusyReason::Tickets | BusyReason::TooLong => {
+                Self::queue_full(busy.queue_depth)
+            }
             BusyReason::Halted => Self::new(
                 unavailable,
                 "halted",

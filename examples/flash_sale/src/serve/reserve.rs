@@ -23,7 +23,9 @@ struct ReservedView<'a> {
 
 /// Answers.
 pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
-    app.desk.has_room()?;
+    if !app.desk.has_room() {
+        return Err(Problem::queue_full(app.desk.queue_depth()));
+    }
     let (head, body) = request.into_parts();
     let user = app.user(&head.headers)?;
     let key = idempotency_key(&head.headers)?;

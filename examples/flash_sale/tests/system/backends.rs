@@ -83,10 +83,16 @@ impl System {
 
     /// An API node.
     pub(crate) fn node(&self, number: u16) -> Server {
+        self.node_with(number, &[])
+    }
+
+    pub(crate) fn node_with(&self, number: u16, flags: &[&str]) -> Server {
         // By its name it is no writer.
         let store = format!("{}?application_name=node", self.places.store);
         let mut command = self.serve("api", &store);
-        command.args(["--node", &number.to_string(), "--payment-latency", "0s"]);
+        command
+            .args(["--node", &number.to_string(), "--payment-latency", "0s"])
+            .args(flags);
         Server::of(command)
     }
 }

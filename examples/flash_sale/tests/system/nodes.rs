@@ -2,7 +2,7 @@
 
 use crate::backends::System;
 use crate::common::crowd::{Crowd, all_are_explained, tokens};
-use crate::common::{ONE, becomes, token};
+use crate::common::{ONE, becomes, signal, token};
 
 #[test]
 fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
@@ -72,5 +72,38 @@ fn a_sale_over_two_nodes_goes_on_when_its_writer_is_killed() {
     all_are_explained(&one, &all);
     all_are_explained(&two, &all);
     assert!(one.terminate() && two.terminate() && writer.terminate());
+    system.places.agrees();
+}
+
+#[test]
+fn a_node_without_room_refuses_who_comes_and_lets_who_has_units_pay() {
+    let _alone = crate::alone();
+    let system = System::start();
+    let writer = system.writer().listens();
+    let node = system.node_with(0, &["--queue", "4"]);
+    let (ann, held) = node.reserves("ann");
+    signal(&writer.child, "STOP");
+    let in_line = |count: &str| {
+        becomes("requests in line", count, || {
+            node.get("/readyz").json()["queue_depth"].to_string()
+        });
+    };
+    std::thread::scope(|scope| {
+        let waiting = ["bob", "cem", "dan"].map(|user| {
+            let node = &node;
+            scope.spawn(move || node.reserve(&token(user), user, ONE))
+        });
+        in_line("3");
+        let shed = node.reserve(&token("eve"), "eve", ONE);
+        shed.is_problem(429, "queue_full");
+        let pays = scope.spawn(|| node.checkout(&ann, &held, "card"));
+        in_line("4");
+        signal(&writer.child, "CONT");
+        for waiting in waiting {
+            waiting.join().expect("an answer").is(201);
+        }
+        pays.join().expect("an answer").is(200);
+    });
+    assert!(node.terminate() && writer.terminate());
     system.places.agrees();
 }
