@@ -325,17 +325,18 @@ fn a_log_that_was_cut_off_is_gone_on_with_when_an_operator_says_where() {
     log.options.snapshot_every_events = Some(5);
     let running = engine(&log.options).start().expect("it starts");
     let handle = running.handle();
-    let sku = open_sku(&handle, "A", 100);
-    for user in 0..20 {
-        reserve(&handle, user, sku).expect("a unit");
-    }
+    let sku = open_sku(&handle, "A", 100_000);
     let mut client = sql(&log.options);
-    while client
-        .query("SELECT FROM snapshots WHERE batch > 10", &[])
-        .expect("snapshots")
-        .is_empty()
+    let mut users = 0;
+    // It is a commit that begins a snapshot.
+    while users < 20
+        || client
+            .query("SELECT FROM snapshots WHERE batch > 10", &[])
+            .expect("snapshots")
+            .is_empty()
     {
-        std::thread::yield_now();
+        reserve(&handle, users, sku).expect("a unit");
+        users += 1;
     }
     assert!(running.shutdown(PATIENCE).is_clean);
     client
@@ -369,12 +370,12 @@ fn a_log_that_was_cut_off_is_gone_on_with_when_an_operator_says_where() {
     let reserved =
         |handle: &stockade::engine::Handle| handle.availability(sku).expect("known").reserved;
     let left = reserved(&running.handle());
-    assert!((1..20).contains(&left), "{left}");
+    assert!((1..users).contains(&left), "{left}");
     // Keys of what was lost are free.
-    for user in 0..20 {
+    for user in 0..users {
         reserve(&running.handle(), user, sku).expect("a unit");
     }
-    assert_eq!(reserved(&running.handle()), 20);
+    assert_eq!(reserved(&running.handle()), users);
 }
 
 #[test]
