@@ -221,7 +221,7 @@ fn a_writer_that_is_far_behind_gets_no_more_until_it_has_caught_up() {
     // A hundred thousand requests wait; whoever sent them has left.
     let brokers = sale.system.places.ingest.trim_start_matches("kafka://");
     let mut options = ClientOptions::new(7, Placement::new(1));
-    options.in_flight_max = 1 << 17;
+    options.in_flight_max = 1 << 18;
     let client = KafkaClient::start(&KafkaCluster::new(brokers), options, NOTICED);
     let client = client.expect("a broker");
     let sku = SkuName::new("SNEAKER").expect("a name");
