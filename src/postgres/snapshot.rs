@@ -1,8 +1,10 @@
 //! Snapshots: the state after a batch, as a stream of state records in parts, so that a recovery need not read the whole log.
 //!
 //! A helper makes them from the log with a replica and a connection of its own, at a pace that leaves the server to the commits:
-//! none waits for it. A snapshot counts once its row is there, which is written with its parts in one transaction; it names the
-//! batch and hash that it stands on. One that is damaged is passed over for an older one, or for the log itself, which stays whole.
+//! none waits for it. A snapshot counts once its row is there, which is written after its parts; it names the batch and hash that
+//! it stands on. Each part is committed by itself: a transaction that stays open would keep the server from removing old versions of
+//! the rows that every commit writes. Parts without a row are removed by the next helper. A snapshot that is damaged is passed over
+//! for an older one, or for the log itself, which stays whole.
 //!
 //! The next one is not due before as many events as the last one has records: so snapshots never write more than the log does,
 //! however large the state is, and what a recovery reads of the log stays in proportion to its snapshot.
@@ -260,7 +262,11 @@ fn make(
             )));
         }
     }
-    session.run("BEGIN")?;
+    session.rows(
+        "DELETE FROM snapshot_parts p WHERE p.shard = $1
+         AND NOT EXISTS (SELECT FROM snapshots s WHERE s.shard = p.shard AND s.batch = p.batch)",
+        &[&shard.cast_signed()],
+    )?;
     let mut parts = Parts {
         session: &session,
         pace,
@@ -287,9 +293,12 @@ fn make(
     let (ids, positions): (Vec<i64>, Vec<i64>) = sources
         .map(|source| (source.source.cast_signed(), source.position.cast_signed()))
         .unzip();
-    session.rows(
+    // Another writer's helper may have removed some meanwhile.
+    let made = session.rows(
         "INSERT INTO snapshots (shard, batch, batch_hash, stamp, sequence, source_ids, source_positions, parts, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         SELECT $1::int2, $2::int8, $3, $4, $5, $6, $7, $8::int4, $9
+         WHERE $8 = (SELECT count(*) FROM snapshot_parts WHERE shard = $1 AND batch = $2)
+         RETURNING batch",
         &[
             &shard.cast_signed(),
             &signed(position.end.number)?,
@@ -302,6 +311,9 @@ fn make(
             &hasher.finalize().as_bytes().as_slice(),
         ],
     )?;
+    if made.is_empty() {
+        return Err(fatal("another writer's helper makes one"));
+    }
     session.rows(
         "WITH kept AS (SELECT min(batch) AS batch FROM
                        (SELECT batch FROM snapshots WHERE shard = $1 ORDER BY batch DESC LIMIT $2) AS newest),
@@ -309,7 +321,6 @@ fn make(
          DELETE FROM snapshot_parts p USING kept WHERE p.shard = $1 AND p.batch < kept.batch",
         &[&shard.cast_signed(), &KEPT],
     )?;
-    session.run("COMMIT")?;
     Ok(count)
 }
 

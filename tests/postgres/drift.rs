@@ -3,7 +3,7 @@
 use crate::{ADMIN, Log, PATIENCE, engine, halted, open_sku, reserve, sql};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stockade::engine::CommandError;
+use stockade::engine::{CommandError, Handle, Runner};
 use stockade::types::{
     Clock, DefineSku, Gate, ManualClock, Query, Release, Reserve, SetGate, SkuId, SkuName,
     Timestamp, UserId,
@@ -100,17 +100,23 @@ fn stock_that_is_edited_by_sql_halts_the_writer_which_names_the_row() {
     assert!(error.contains("inventory row B"), "{error}");
 }
 
-#[test]
-fn a_hold_that_ended_and_that_sql_revives_halts_the_writer() {
-    let log = Log::new();
+/// A SKU of so many units, on sale from the next step on.
+fn sale(log: &Log, units: u64) -> (Arc<ManualClock>, Handle, Runner) {
     let start = Timestamp::from_micros(1_800_000_000_000_000);
     let clock = Arc::new(ManualClock::at(start));
     let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-    let (handle, mut runner) = engine(&log.options).clock(time).build().expect("it opens");
-    let sku = SkuId(0);
-    let define = DefineSku::new(ADMIN, SkuName::new("A").expect("a name"), 10);
+    let (handle, runner) = engine(&log.options).clock(time).build().expect("it opens");
+    let define = DefineSku::new(ADMIN, SkuName::new("A").expect("a name"), units);
     drop(handle.define_sku(define));
-    drop(handle.set_gate(SetGate::new(ADMIN, sku, Gate::Open)));
+    drop(handle.set_gate(SetGate::new(ADMIN, SkuId(0), Gate::Open)));
+    (clock, handle, runner)
+}
+
+#[test]
+fn a_hold_that_ended_and_that_sql_revives_halts_the_writer() {
+    let log = Log::new();
+    let (clock, handle, mut runner) = sale(&log, 10);
+    let sku = SkuId(0);
     drop(handle.reserve(Reserve::one(UserId(1), sku, 1).expect("a cart")));
     runner.step().expect("it runs");
     clock.advance(Duration::from_secs(200));
@@ -152,14 +158,8 @@ fn a_row_that_was_deleted_halts_the_writer_which_names_it() {
 #[test]
 fn looking_for_overdue_holds_reads_no_others() {
     let log = Log::new();
-    let start = Timestamp::from_micros(1_800_000_000_000_000);
-    let clock = Arc::new(ManualClock::at(start));
-    let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-    let (handle, mut runner) = engine(&log.options).clock(time).build().expect("it opens");
+    let (clock, handle, mut runner) = sale(&log, 20_000);
     let sku = SkuId(0);
-    let define = DefineSku::new(ADMIN, SkuName::new("A").expect("a name"), 20_000);
-    drop(handle.define_sku(define));
-    drop(handle.set_gate(SetGate::new(ADMIN, sku, Gate::Open)));
     for user in 0..20_000 {
         drop(handle.reserve(Reserve::one(UserId(user), sku, 1).expect("a cart")));
     }

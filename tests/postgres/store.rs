@@ -60,6 +60,31 @@ fn the_next_snapshot_waits_for_as_many_events_as_the_last_one_has_records() {
 }
 
 #[test]
+fn what_a_snapshot_that_was_cut_off_has_left_is_removed_by_the_next() {
+    let mut log = Log::new();
+    log.options.snapshot_every_events = Some(5);
+    let mut client = sql(&log.options);
+    let left = "INSERT INTO snapshot_parts SELECT 0, 1000000, part, '\\x00' FROM generate_series(0, 9) AS part";
+    client.batch_execute(left).expect("parts");
+    let running = engine(&log.options).start().expect("it starts");
+    let handle = running.handle();
+    let sku = open_sku(&handle, "A", 100_000);
+    let mut user = 0;
+    let whole = "SELECT (SELECT count(*) FROM snapshots), (SELECT count(*) FROM snapshot_parts WHERE batch = 1000000)";
+    loop {
+        let row = client.query_one(whole, &[]).expect("counts");
+        let (snapshots, parts): (i64, i64) = (row.get(0), row.get(1));
+        if snapshots > 0 {
+            assert_eq!(parts, 0, "they are there still");
+            break;
+        }
+        reserve(&handle, user, sku).expect("a unit");
+        user += 1;
+    }
+    running.shutdown(PATIENCE);
+}
+
+#[test]
 fn a_recovery_begins_at_the_newest_snapshot_that_is_whole() {
     let mut log = Log::new();
     log.options.snapshot_every_events = Some(5);
