@@ -136,6 +136,11 @@ impl ClientOptions {
             lag_max: 100_000,
         }
     }
+
+    /// With so many in flight, reservations are refused.
+    fn reservations_max(&self) -> usize {
+        self.in_flight_max - self.in_flight_max / 4
+    }
 }
 
 /// Asks writers through Kafka; shared by an API node's threads and tasks.
@@ -321,7 +326,9 @@ impl KafkaClient {
     ) -> Result<Option<PoolView>, AskError> {
         let partition = self.shared.options.placement.seller(sku, shard)?;
         self.shared.is_well()?;
-        let pending = self.transmit(partition, Some(sku), |to| request::encode_pool(sku, to))?;
+        let room = self.shared.options.in_flight_max;
+        let ask = |to| request::encode_pool(sku, to);
+        let pending = self.transmit(partition, room, Some(sku), ask)?;
         match pending.answered(timeout)? {
             Answered::Pool(view) => Ok(view),
             Answered::Decided(_) => Err(AskError::Unknown),
@@ -330,14 +337,21 @@ impl KafkaClient {
 
     fn send_request(&self, request: &Request, partition: u32) -> Result<Pending, AskError> {
         self.shared.admit(request, partition)?;
-        self.transmit(partition, request.skus().next(), |to| {
+        let options = &self.shared.options;
+        let room = match request.body {
+            Body::Reserve { .. } => options.reservations_max(),
+            _ => options.in_flight_max,
+        };
+        self.transmit(partition, room, request.skus().next(), |to| {
             request::encode(request, Some(to))
         })
     }
 
+    /// Unless so many are in flight already.
     fn transmit(
         &self,
         partition: u32,
+        room: usize,
         sku: Option<&SkuName>,
         encode: impl FnOnce(ReplyTo) -> Vec<u8>,
     ) -> Result<Pending, AskError> {
@@ -345,7 +359,12 @@ impl KafkaClient {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let max = shared.options.in_flight_max;
         let (completer, ticket) = shared.pool.issue().ok_or(AskError::Busy { max })?;
-        shared.in_flight.lock().insert(id, completer);
+        let mut in_flight = shared.in_flight.lock();
+        if in_flight.len() >= room {
+            return Err(AskError::Busy { max });
+        }
+        in_flight.insert(id, completer);
+        drop(in_flight);
         let pending = Pending {
             ticket: Some(ticket),
             entry: Entry {
@@ -392,7 +411,8 @@ impl KafkaClient {
     /// Whether fewer requests are in flight than keep a reservation from being sent: so that whoever is refused for want of room
     /// costs little. [`send`](Self::send) asks again.
     pub fn has_room(&self) -> bool {
-        self.shared.has_room()
+        let shared = &self.shared;
+        shared.in_flight.lock().len() < shared.options.reservations_max()
     }
 
     /// Requests that wait for a reply.
@@ -459,12 +479,6 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// For one more reservation.
-    fn has_room(&self) -> bool {
-        let max = self.options.in_flight_max;
-        self.in_flight.lock().len() < max - max / 4
-    }
-
     fn is_well(&self) -> Result<(), AskError> {
         let trouble = self.trouble.lock().clone();
         trouble.map_or(Ok(()), |trouble| Err(AskError::Unavailable(trouble)))
@@ -482,10 +496,6 @@ impl Shared {
         );
         if begins && lag > self.options.lag_max {
             return Err(AskError::Lagging { lag });
-        }
-        if matches!(request.body, Body::Reserve { .. }) && !self.has_room() {
-            let max = self.options.in_flight_max;
-            return Err(AskError::Busy { max });
         }
         Ok(())
     }
