@@ -79,9 +79,10 @@ free_port && kafka=$port
 # What servers with such a load are given: memory, and disks that are written to steadily.
 run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g log.flush.scheduler.interval.ms=1000
 run redis "$servers/redis.sh" "$dir/redis" "$redis"
-run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" max_wal_size=4GB shared_buffers=512MB backend_flush_after=2MB
+database=(max_wal_size=4GB shared_buffers=512MB backend_flush_after=2MB)
+run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" "${database[@]}"
 until_it postgres listens "$postgres"
-run postgres-standby "$servers/postgres.sh" "$dir/postgres-standby" "$replica" --standby-of "$postgres"
+run postgres-standby "$servers/postgres.sh" "$dir/postgres-standby" "$replica" --standby-of "$postgres" "${database[@]}"
 until_it postgres-standby listens "$replica"
 sql() { psql -qAtc "$1" "postgres://stockade@127.0.0.1:$postgres/stockade"; }
 # From here on a commit is one on both.
