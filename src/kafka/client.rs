@@ -20,6 +20,7 @@ use crate::ticket::{Completer, Pool, Ticket};
 use crate::types::{Clock, PoolView, SkuName, SystemClock};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError as RdKafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -458,21 +459,28 @@ impl Shared {
                 self.lags.len()
             )));
         }
-        let (_, end) = cluster::bounds(
-            &self.listener,
-            &options.replies,
-            options.reply_partition,
-            timeout,
-        )
-        .map_err(unavailable)?;
+        let until = self.time.monotonic().saturating_add(timeout);
+        loop {
+            match self.hear(timeout) {
+                Err(error) if cluster::is_leaderless(&error) && self.time.monotonic() < until => {
+                    std::thread::park_timeout(LISTEN);
+                }
+                heard => return heard.map_err(unavailable),
+            }
+        }
+    }
+
+    /// Listens from the end of its place in the reply topic on.
+    fn hear(&self, timeout: Duration) -> Result<(), RdKafkaError> {
+        let ClientOptions {
+            replies,
+            reply_partition,
+            ..
+        } = &self.options;
+        let (_, end) = cluster::bounds(&self.listener, replies, *reply_partition, timeout)?;
         let mut own = TopicPartitionList::new();
-        own.add_partition_offset(
-            &options.replies,
-            options.reply_partition,
-            Offset::Offset(end),
-        )
-        .map_err(unavailable)?;
-        self.listener.assign(&own).map_err(unavailable)
+        own.add_partition_offset(replies, *reply_partition, Offset::Offset(end))?;
+        self.listener.assign(&own)
     }
 
     fn is_stopped(&self) -> bool {
@@ -502,11 +510,20 @@ impl Shared {
 
     fn listen(&self) {
         let is_own = |node| node == self.node;
+        let mut is_lost = false;
         while !self.is_stopped() {
             self.producer.poll(Duration::ZERO);
-            // An error passes, or the watcher sees it too.
-            let Some(Ok(message)) = self.listener.poll(LISTEN) else {
-                continue;
+            if is_lost {
+                is_lost = self.hear(WATCH).is_err();
+            }
+            let message = match self.listener.poll(LISTEN) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    // Whoever waits for a reply that is gone asks again. Other errors pass, or the watcher sees them too.
+                    is_lost |= cluster::is_outside(&error);
+                    continue;
+                }
+                None => continue,
             };
             let read = reply::decode(message.payload().unwrap_or_default());
             if let Ok((node, id, reply)) = read

@@ -231,6 +231,14 @@ pub(super) fn is_passing(error: &Rd) -> bool {
     !is_final && !is_outside(error)
 }
 
+/// True while a partition that was just made, or has lost its broker, has no leader yet.
+pub(super) fn is_leaderless(error: &Rd) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::LeaderNotAvailable | RDKafkaErrorCode::NotLeaderForPartition)
+    )
+}
+
 /// True if messages are gone, or the topic is another one.
 pub(super) fn is_outside(error: &Rd) -> bool {
     matches!(

@@ -137,26 +137,47 @@ fn a_topic_that_is_made_anew_under_a_running_source_halts_it() {
     let client = topics.client();
     open_sku(&client, "SKU-0", 5);
     ask(&client, &reserve(1, "SKU-0"));
-    let admin: AdminClient<_> = topics.config().create().expect("settings");
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.expect("a runtime");
-    let requests = topics.topic("requests");
-    let deleted = runtime.block_on(admin.delete_topics(&[&requests], &AdminOptions::new()));
-    for result in deleted.expect("the broker answers") {
-        result.expect("it is deleted");
-    }
-    let settings = TopicSettings {
-        name: &requests,
-        partitions: 2,
-        replicas: 1,
-        properties: &[],
-    };
-    let made = topics.cluster().create_topics(&[settings], WITHIN);
-    made.expect("a broker that runs");
+    make_anew(&topics, "requests");
     let why = halted(&source);
     assert!(
         why.contains("Nothing was reset") && why.contains("begin_at"),
         "{why}"
     );
     assert!(engine.handle().health().is_running(), "holds still lapse");
+}
+
+fn make_anew(topics: &Topics, kind: &str) {
+    let admin: AdminClient<_> = topics.config().create().expect("settings");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime");
+    let name = topics.topic(kind);
+    let deleted = runtime.block_on(admin.delete_topics(&[&name], &AdminOptions::new()));
+    for result in deleted.expect("the broker answers") {
+        result.expect("it is deleted");
+    }
+    let settings = TopicSettings {
+        name: &name,
+        partitions: 2,
+        replicas: 1,
+        properties: &[],
+    };
+    let made = topics.cluster().create_topics(&[settings], WITHIN);
+    made.expect("a broker that runs");
+}
+
+/// Replies on their way are gone with it; whoever waits for one asks again.
+#[test]
+fn a_node_hears_replies_though_their_topic_was_made_anew() {
+    let server = shared();
+    let topics = Topics::new(&server, "deaf");
+    let engine = Engine::builder().start().expect("it starts");
+    let _source = topics.source(engine.handle());
+    let client = topics.client();
+    open_sku(&client, "SKU-0", 50);
+    for user in 0..9 {
+        ask(&client, &reserve(user, "SKU-0"));
+    }
+    make_anew(&topics, "replies");
+    let next: Reply = ask(&client, &reserve(9, "SKU-0"));
+    assert!(matches!(next.decision, Decision::Reserved(_)), "{next:?}");
 }
