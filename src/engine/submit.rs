@@ -133,8 +133,12 @@ impl Submit for Handle {
         position_of(&self.shared.sources.stand.lock(), source)
     }
 
+    fn run_max(&self) -> usize {
+        self.producer.capacity()
+    }
+
     fn submit_run(&self, run: &mut Vec<Sourced>) -> Result<Box<dyn Answers>, SubmitError> {
-        if run.len() > self.producer.capacity() {
+        if run.len() > self.run_max() {
             return Err(SubmitError::TooLong);
         }
         let sources = &self.shared.sources;

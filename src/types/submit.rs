@@ -60,6 +60,9 @@ pub trait Submit: Send + Sync {
     /// Where to read a source from: after everything of it that is in the log or on its way there. `None` if nothing ever was.
     fn position(&self, source: u64) -> Option<u64>;
 
+    /// Commands that a run can have at most.
+    fn run_max(&self) -> usize;
+
     /// Takes the commands of a run, all or none, to be decided in order. The `Vec` is left empty on success, and as it was
     /// otherwise.
     ///

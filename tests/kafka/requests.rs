@@ -17,7 +17,7 @@ use stockade::kafka::{
 };
 use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
-    Decision, EventKind, Expire, Refusal, ReservationId, SourcePosition, Sourced, Submit,
+    Decision, EventKind, Expire, Refusal, ReservationId, Rules, SourcePosition, Sourced, Submit,
     Timestamp, UserId,
 };
 
@@ -367,6 +367,47 @@ pub(super) fn delete_before(topics: &Topics, offset: i64) {
         .expect("a runtime");
     let deleted = runtime.block_on(admin.delete_records(&list, &AdminOptions::new()));
     deleted.expect("the broker deletes them");
+}
+
+/// After a definition that came alone: a name might be known in a moment, and then it isn't.
+#[test]
+fn a_sku_that_nobody_has_defined_is_refused_and_stops_nothing() {
+    let server = shared();
+    let topics = Topics::new(&server, "nobody");
+    let engine = Engine::builder().start().expect("it starts");
+    let _source = topics.source(engine.handle());
+    let client = topics.client();
+    let placement = topics.client_options().placement;
+    let here = |sku: &String| placement.partition_of(&name(sku)) == 0;
+    let mut others = (0..).map(|n| format!("OTHER-{n}")).filter(here);
+    let mut other = || others.next().expect("half of them are");
+    let define = Body::DefineSku {
+        sku: name(&other()),
+        total: 5,
+        rules: Rules::default(),
+    };
+    let define = Request::new(UserId(1), key("define"), define);
+    let defined = ask(&client, &define).decision;
+    assert!(matches!(defined, Decision::Defined { .. }), "{defined:?}");
+    let unknown = ask(&client, &reserve(1, &other())).decision;
+    assert!(
+        matches!(unknown, Decision::Refused(Refusal::UnknownSku { .. })),
+        "{unknown:?}"
+    );
+    open_sku(&client, "SKU-0", 5);
+    let next = ask(&client, &reserve(1, "SKU-0")).decision;
+    assert!(matches!(next, Decision::Reserved(_)), "{next:?}");
+}
+
+#[test]
+fn a_backlog_that_is_longer_than_the_queue_is_decided() {
+    let server = shared();
+    let topics = Topics::new(&server, "backlog");
+    topics.write(&[&b"x"[..]; 100]);
+    let engine = Engine::builder().ring_capacity(16).start();
+    let engine = engine.expect("it starts");
+    let source = topics.source(engine.handle());
+    until("all are dealt with", || source.status().position == 100);
 }
 
 #[test]

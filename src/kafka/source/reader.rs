@@ -25,6 +25,8 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     engine: Arc<dyn Submit>,
     sender: SyncSender<Sent>,
+    /// Messages in a run at most.
+    run_max: usize,
     run: Vec<Sourced>,
     to: Vec<Option<ReplyTo>>,
     /// The offset after what was read.
@@ -70,6 +72,7 @@ impl Reader {
     ) -> Self {
         Self {
             source_id: shared.options.source_id(),
+            run_max: shared.options.run_max.min(engine.run_max()),
             shared,
             engine,
             sender,
@@ -97,9 +100,9 @@ impl Reader {
             self.collect();
             if !self.run.is_empty() {
                 self.submit()?;
-                if self.held.is_some() {
-                    self.settle()?;
-                }
+            }
+            if self.held.is_some() {
+                self.settle()?;
             }
             if let Some(error) = self.failed.take() {
                 return Err(End::Halt(self.failure(&error)));
@@ -190,7 +193,7 @@ impl Reader {
         } else {
             Duration::ZERO
         };
-        while self.run.len() < shared.options.run_max && self.held.is_none() {
+        while self.run.len() < self.run_max && self.held.is_none() {
             match shared.consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
