@@ -81,7 +81,7 @@ fi
 
 step "real servers"
 tests/servers/kafka.sh --fetch
-cargo test -p stockade --features postgres-tls,redis,kafka --test postgres --test redis --test kafka --quiet
+cargo test -p stockade --all-features --test postgres --test redis --test kafka --quiet
 cargo test --release -p flash-sale --features kafka --test takeover --test shared --test repair --test system --quiet
 
 step "loom models"
