@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ONE, Server, flash_sale, sale, token, token_valid};
+use common::{ONE, Server, becomes, flash_sale, sale, token, token_valid};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -148,6 +148,21 @@ fn a_declined_or_silent_payment_keeps_the_hold_and_a_lapsed_hold_is_gone() {
     assert_eq!(shown["status"], "EXPIRED");
     let stock = server.get("/api/products/SNEAKER/availability").json();
     assert_eq!(stock["available"], 1, "its unit is on sale again: {stock}");
+}
+
+#[test]
+fn a_buyer_who_leaves_while_he_pays_has_bought() {
+    let (dir, server) = sale(3, &[]);
+    let (ann, hers) = server.reserves("ann");
+    server.leaves_checkout(&ann, &hers, "slow card");
+    becomes("her order", "CONFIRMED", || server.status_of(&ann, &hers));
+
+    // Also from a server that is asked to end.
+    let (bob, his) = server.reserves("bob");
+    server.leaves_checkout(&bob, &his, "slow card");
+    assert!(server.terminate());
+    let server = Server::start(&dir.path().join("journal"), &["--sku", "SNEAKER=3"]);
+    assert_eq!(server.status_of(&bob, &his), "CONFIRMED");
 }
 
 #[test]

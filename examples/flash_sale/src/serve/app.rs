@@ -31,6 +31,8 @@ pub(crate) struct App {
     pub(crate) gateway: Arc<dyn PaymentGateway>,
     pub(crate) metrics: Metrics,
     pub(crate) streams: Arc<Semaphore>,
+    /// Checkouts that may be under way, whether or not somebody still waits for them: as many as connections.
+    pub(crate) checkouts: Arc<Semaphore>,
     secrets: Secrets,
     verifier: Verifier,
     draining: AtomicBool,
@@ -45,6 +47,7 @@ impl App {
             gateway,
             feed,
             takes_changes,
+            connections_max,
             ..
         } = config;
         let desk = Arc::new(desk);
@@ -56,6 +59,7 @@ impl App {
             gateway,
             metrics: Metrics::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            checkouts: Arc::new(Semaphore::new(connections_max as usize)),
             verifier: Verifier::new(&secrets.jwt),
             secrets,
             draining: AtomicBool::new(false),

@@ -9,6 +9,9 @@
 //! The payment's reference is made of the reservation and the payment token, and is the key of both commands. So the
 //! same checkout again, after a lost answer or a crash at any point, repeats what was decided and charged, and takes no
 //! money twice; another token is another payment.
+//!
+//! A checkout runs in a task of its own: a buyer who leaves ends nothing. Once his money is taken the confirm is repeated until it
+//! is decided, also after he was told that it takes longer.
 
 use super::app::App;
 use super::body::{Body, json, read_json};
@@ -19,10 +22,14 @@ use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json as object;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
 use stockade::types::{
     BeginPayment, CommandKind, Confirm, Confirmation, Decision, Disposition, IdempotencyKey,
     PaymentFailed, PaymentRef, Query, QueryAnswer, ReservationId, UserId,
 };
+use tokio::sync::oneshot;
 
 #[derive(Deserialize)]
 struct CheckoutBody {
@@ -36,12 +43,18 @@ struct Payment {
     reservation: ReservationId,
     reference: PaymentRef,
     key: IdempotencyKey,
+    /// As the gateway takes it.
+    token: String,
 }
 
+type Outcome = Result<Response<Body>, Problem>;
+
 const TOKEN_LEN_MAX: usize = 512;
+/// How often a confirm is repeated, each time after the pause that its refusal asks for, 1 s at least.
+const REPEATS_MAX: u32 = 600;
 
 /// Answers.
-pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn post(app: &Arc<App>, request: Request<Incoming>) -> Outcome {
     let (head, body) = request.into_parts();
     let user = app.user(&head.headers)?;
     let body: CheckoutBody = read_json(body).await?;
@@ -53,7 +66,7 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
     }
     let reservation = parse(&body.reservation_id)?;
     let text = format!("{reservation} {}", body.payment_token);
-    let (Ok(payment_ref), Ok(key)) = (
+    let (Ok(reference), Ok(key)) = (
         PaymentRef::from_text(&text),
         IdempotencyKey::from_text(&text),
     ) else {
@@ -62,53 +75,97 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
     let payment = Payment {
         user,
         reservation,
-        reference: payment_ref,
+        reference,
         key,
+        token: body.payment_token,
     };
-    let begin = BeginPayment::new(user, reservation, payment_ref).key(key);
-    let attempt = match app.ask(begin, &[]).await {
-        Ok(payment) => payment.attempt,
-        Err(problem) if problem.code == "confirmed" => {
-            return payment.repeat(app).await?.ok_or(problem);
-        }
-        Err(problem) => return Err(problem),
+    let Ok(place) = app.checkouts.clone().try_acquire_owned() else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "too many payments are under way: try again shortly",
+        )
+        .retry_after(1));
     };
-    match app.gateway.charge(payment_ref, &body.payment_token).await {
-        Charge::Captured => payment.confirm(app, attempt).await,
-        Charge::Declined => {
-            payment.keep(app, attempt).await?;
-            Err(Problem::new(
-                StatusCode::PAYMENT_REQUIRED,
-                "payment_declined",
-                "the payment was declined; the hold is kept: try another payment before it lapses",
-            )
-            .with("reservation_id", reservation.to_string()))
-        }
-        Charge::TimedOut => {
-            // Unless the void is acknowledged the money may yet be taken: the hold stays in payment, until its grace ends.
-            if app.gateway.void(payment_ref).await {
-                payment.keep(app, attempt).await?;
-            }
-            Err(Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "payment_timeout",
-                "the payment provider did not answer and nothing is charged; the hold is kept: try again before it lapses",
-            )
-            .with("reservation_id", reservation.to_string())
-            .retry_after(1))
-        }
-    }
+    let app = Arc::clone(app);
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let _place = place;
+        payment.run(&app, tell).await;
+    });
+    told.await
+        .unwrap_or_else(|_| Err(Problem::outcome_unknown()))
 }
 
 impl Payment {
-    async fn confirm(&self, app: &App, attempt: u32) -> Result<Response<Body>, Problem> {
+    async fn run(&self, app: &App, tell: oneshot::Sender<Outcome>) {
+        let (attempt, outcome) = match self.charge(app).await {
+            ControlFlow::Continue(attempt) => (attempt, self.confirm(app, attempt).await),
+            ControlFlow::Break(outcome) => {
+                // Whoever has left is told nothing.
+                let _ = tell.send(outcome);
+                return;
+            }
+        };
+        let mut again = again_after(&outcome);
+        let _ = tell.send(outcome);
+        for _ in 0..REPEATS_MAX {
+            let Some(pause) = again else { return };
+            // Who put it off said for how long; the end of that is no event.
+            tokio::time::sleep(pause).await;
+            again = again_after(&self.confirm(app, attempt).await);
+        }
+    }
+
+    /// Takes the money. Gives the attempt, or the answer if there is nothing to confirm.
+    async fn charge(&self, app: &App) -> ControlFlow<Outcome, u32> {
+        let begin = BeginPayment::new(self.user, self.reservation, self.reference).key(self.key);
+        let attempt = match app.ask(begin, &[]).await {
+            Ok(payment) => payment.attempt,
+            Err(problem) if problem.code == "confirmed" => {
+                return ControlFlow::Break(self.repeat(app, problem).await);
+            }
+            Err(problem) => return ControlFlow::Break(Err(problem)),
+        };
+        let problem = match app.gateway.charge(self.reference, &self.token).await {
+            Charge::Captured => return ControlFlow::Continue(attempt),
+            Charge::Declined => {
+                if let Err(problem) = self.keep(app, attempt).await {
+                    return ControlFlow::Break(Err(problem));
+                }
+                Problem::new(
+                    StatusCode::PAYMENT_REQUIRED,
+                    "payment_declined",
+                    "the payment was declined; the hold is kept: try another payment before it lapses",
+                )
+            }
+            Charge::TimedOut => {
+                // Unless the void is acknowledged the money may yet be taken: the hold stays in payment, until its grace ends.
+                if app.gateway.void(self.reference).await
+                    && let Err(problem) = self.keep(app, attempt).await
+                {
+                    return ControlFlow::Break(Err(problem));
+                }
+                Problem::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "payment_timeout",
+                    "the payment provider did not answer and nothing is charged; the hold is kept: try again before it lapses",
+                )
+                .retry_after(1)
+            }
+        };
+        let id = self.reservation.to_string();
+        ControlFlow::Break(Err(problem.with("reservation_id", id)))
+    }
+
+    async fn confirm(&self, app: &App, attempt: u32) -> Outcome {
         let command =
             Confirm::paid(self.user, self.reservation, attempt, self.reference).key(self.key);
         let confirmation = app.ask(command, &[]).await?;
         self.answer(app, confirmation).await
     }
 
-    async fn answer(&self, app: &App, outcome: Confirmation) -> Result<Response<Body>, Problem> {
+    async fn answer(&self, app: &App, outcome: Confirmation) -> Outcome {
         match outcome {
             Confirmation::Sold { reservation } => Ok(json(
                 StatusCode::OK,
@@ -132,8 +189,8 @@ impl Payment {
         }
     }
 
-    /// The reservation is confirmed: by this payment, then this is its answer again; else `None`.
-    async fn repeat(&self, app: &App) -> Result<Option<Response<Body>>, Problem> {
+    /// The reservation is confirmed: by this payment, then this is its answer again; else that is the problem.
+    async fn repeat(&self, app: &App, problem: Problem) -> Outcome {
         let query = Query::Status {
             user: self.user,
             kind: CommandKind::Confirm,
@@ -141,9 +198,9 @@ impl Payment {
         };
         match app.ask(query, &[]).await? {
             QueryAnswer::Status(Some(Decision::Confirmed(outcome))) => {
-                self.answer(app, outcome).await.map(Some)
+                self.answer(app, outcome).await
             }
-            _ => Ok(None),
+            _ => Err(problem),
         }
     }
 
@@ -156,4 +213,11 @@ impl Payment {
             _ => Ok(()),
         }
     }
+}
+
+/// When to try again what may go better then.
+fn again_after(outcome: &Outcome) -> Option<Duration> {
+    let problem = outcome.as_ref().err()?;
+    let seconds = problem.retry_after_s?;
+    Some(Duration::from_secs(seconds.into()))
 }

@@ -29,7 +29,8 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// The pause after accept fails, say for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop` turns true, then waits for the open connections, at most `drain_time`.
+/// Serves until `stop` turns true, then waits for the open connections and for checkouts whose buyers have left, at most
+/// `drain_time`.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Arc<App>,
@@ -72,7 +73,10 @@ pub(crate) async fn serve(
     }
     drop(listener);
     peers.stop();
-    let all = places.acquire_many(connections_max);
+    let all = async {
+        drop(places.acquire_many(connections_max).await);
+        drop(app.checkouts.acquire_many(connections_max).await);
+    };
     // Those that are still open then are cut off; what the engine has taken it decides all the same.
     let _ = tokio::time::timeout(drain_time, all).await;
     watchman.abort();

@@ -29,7 +29,7 @@ pub(crate) struct Problem {
     pub(crate) code: &'static str,
     detail: String,
     members: Map<String, Value>,
-    retry_after_s: Option<u32>,
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 impl Problem {

@@ -125,10 +125,32 @@ impl Server {
     }
 
     pub fn checkout(&self, token: &str, reservation: &str, payment_token: &str) -> Answer {
-        let body =
-            format!(r#"{{"reservation_id":"{reservation}","payment_token":"{payment_token}"}}"#);
         let headers = [("authorization", &*format!("Bearer {token}"))];
+        let body = checkout_body(reservation, payment_token);
         self.ask("POST", "/api/checkout", &headers, &body)
+    }
+
+    /// Begins a checkout, and breaks the connection off once the payment is under way.
+    #[track_caller]
+    pub fn leaves_checkout(&self, token: &str, reservation: &str, payment_token: &str) {
+        let body = checkout_body(reservation, payment_token);
+        let mut buyer = TcpStream::connect(self.address).expect("it listens");
+        write!(
+            buyer,
+            "POST /api/checkout HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("it reads");
+        becomes("the reservation", "IN_PAYMENT", || {
+            self.status_of(token, reservation)
+        });
+    }
+
+    /// As its owner sees it.
+    #[track_caller]
+    pub fn status_of(&self, token: &str, reservation: &str) -> String {
+        let shown = self.reservation("GET", token, reservation).is(200);
+        shown.text("status")
     }
 
     /// `GET` or `DELETE` of a reservation.
@@ -226,6 +248,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn checkout_body(reservation: &str, payment_token: &str) -> String {
+    format!(r#"{{"reservation_id":"{reservation}","payment_token":"{payment_token}"}}"#)
 }
 
 /// A cart of one unit.
