@@ -2,6 +2,7 @@
 //! `cargo test --release -p flash-sale --features kafka --test system`.
 
 mod backends;
+mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod losses;
