@@ -139,7 +139,7 @@ pub(crate) fn open(
         .clock_jump_max(bounds.clock_jump_max)
         .digest_at_shutdown();
     let builder = match &bounds.cache {
-        Some(cache) => cache.attach(builder)?,
+        Some(cache) => cache.attach(builder, bounds.shard)?,
         None => builder,
     };
     let mut own: Vec<&SkuArg> = skus.iter().collect();

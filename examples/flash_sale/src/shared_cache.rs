@@ -37,18 +37,23 @@ mod connected {
     pub(crate) type Hints = ExpiredKeys;
 
     impl RedisUrl {
-        pub(crate) fn options(&self) -> Result<RedisOptions> {
-            Ok(RedisOptions::new(&self.0)?)
+        /// Each shard has keys of its own: the plain ones are the first's, those of another begin with its number.
+        pub(crate) fn options(&self, shard: u16) -> Result<RedisOptions> {
+            let options = RedisOptions::new(&self.0)?;
+            Ok(match shard {
+                0 => options,
+                _ => options.prefix(&format!("{shard}:")),
+            })
         }
 
-        /// Lets the engine write every change through.
-        pub(crate) fn attach(&self, builder: EngineBuilder) -> Result<EngineBuilder> {
-            Ok(builder.cache(RedisCache::new(&self.options()?)))
+        /// Lets the engine of a shard write every change through.
+        pub(crate) fn attach(&self, builder: EngineBuilder, shard: u16) -> Result<EngineBuilder> {
+            Ok(builder.cache(RedisCache::new(&self.options(shard)?)))
         }
 
-        /// Asks the engine to expire what has expired in Redis. It decides by its own time.
-        pub(crate) fn hint(&self, handle: Handle) -> Result<Hints> {
-            let options = self.options()?;
+        /// Asks the engine of a shard to expire what of it has expired in Redis. It decides by its own time.
+        pub(crate) fn hint(&self, handle: Handle, shard: u16) -> Result<Hints> {
+            let options = self.options(shard)?;
             // One that finds the queue full is no loss: the engine sweeps by itself.
             Ok(ExpiredKeys::listen(&options, move |expire| {
                 drop(handle.expire(expire));
@@ -65,13 +70,13 @@ mod connected {
     pub(crate) enum Hints {}
 
     impl RedisUrl {
-        /// Lets the engine write every change through.
-        pub(crate) fn attach(&self, _: EngineBuilder) -> Result<EngineBuilder> {
+        /// Lets the engine of a shard write every change through.
+        pub(crate) fn attach(&self, _: EngineBuilder, _: u16) -> Result<EngineBuilder> {
             self.missing()
         }
 
-        /// Asks the engine to expire what has expired in Redis. It decides by its own time.
-        pub(crate) fn hint(&self, _: Handle) -> Result<Hints> {
+        /// Asks the engine of a shard to expire what of it has expired in Redis. It decides by its own time.
+        pub(crate) fn hint(&self, _: Handle, _: u16) -> Result<Hints> {
             self.missing()
         }
 

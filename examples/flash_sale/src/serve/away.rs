@@ -8,7 +8,8 @@
 //! ```
 //!
 //! So a storm of reads costs Redis one question per SKU and 25 ms, whatever its size. The node numbers SKUs by itself, as it
-//! hears of them: writers have numbers of their own.
+//! hears of them: writers have numbers of their own. Each writer's keys in Redis are read by a reader of their own, since each
+//! vouches for its own alone.
 
 use super::catalogue::Names;
 use super::desk::DECISION_TIME_MAX;
@@ -51,7 +52,9 @@ pub(crate) struct Away {
 }
 
 struct Shared {
-    reader: RedisReader<Rows>,
+    /// By shard: what its writer writes.
+    readers: Vec<RedisReader<Rows>>,
+    placement: Placement,
     rows: Arc<PostgresReads>,
     skus: Arc<ArcSwap<Skus>>,
     learning: Mutex<()>,
@@ -89,19 +92,17 @@ impl Skus {
     }
 }
 
-/// The rows of the writers, behind the cache.
+/// The rows of a writer, behind the cache.
 struct Rows {
     rows: Arc<PostgresReads>,
-    placement: Placement,
+    shard: u16,
     skus: Arc<ArcSwap<Skus>>,
     clock: SystemClock,
 }
 
 impl Fallback for Rows {
     fn stock(&self, name: &SkuName) -> Result<Option<Availability>, String> {
-        let shard = self.placement.partition_of(name);
-        let shard = u16::try_from(shard).map_err(|error| error.to_string())?;
-        let found = self.rows.availability(shard, name);
+        let found = self.rows.availability(self.shard, name);
         found.map_err(|error| error.to_string())
     }
 
@@ -147,14 +148,19 @@ impl Away {
         let client = ingest.client(node, queue.unwrap_or(QUEUE), placement.clone())?;
         let rows = Arc::new(PostgresReads::new(store.options()));
         let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
-        let behind = Rows {
-            rows: Arc::clone(&rows),
-            placement,
-            skus: Arc::clone(&skus),
-            clock: SystemClock::new(),
+        let reader = |shard| -> Result<_> {
+            let behind = Rows {
+                rows: Arc::clone(&rows),
+                shard,
+                skus: Arc::clone(&skus),
+                clock: SystemClock::new(),
+            };
+            Ok(RedisReader::new(&cache.options(shard)?, behind))
         };
+        let shards = u16::try_from(placement.partitions())?;
         let shared = Arc::new(Shared {
-            reader: RedisReader::new(&cache.options()?, behind),
+            readers: (0..shards).map(reader).collect::<Result<_>>()?,
+            placement,
             rows,
             skus,
             learning: Mutex::new(()),
@@ -219,7 +225,11 @@ impl Away {
         id: ReservationId,
     ) -> Result<Option<ReservationView>, Problem> {
         let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || shared.reader.reservation(id)).await;
+        let read = tokio::task::spawn_blocking(move || {
+            let reader = shared.readers.get(usize::from(id.shard()));
+            reader.map_or(Ok(None), |reader| reader.reservation(id))
+        });
+        let read = read.await;
         let unread = |reason: String| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason).retry_after(1)
         };
@@ -293,7 +303,16 @@ impl Away {
 
     /// What became of the reads of Redis.
     pub(super) fn reads(&self) -> ReadStats {
-        self.shared.reader.stats()
+        let add = |all: ReadStats, one: ReadStats| ReadStats {
+            hits: all.hits + one.hits,
+            misses: all.misses + one.misses,
+            errors: all.errors + one.errors,
+            failures: all.failures + one.failures,
+            asked: all.asked + one.asked,
+            fallbacks: all.fallbacks + one.fallbacks,
+        };
+        let readers = self.shared.readers.iter().map(RedisReader::stats);
+        readers.fold(ReadStats::default(), add)
     }
 }
 
@@ -333,13 +352,13 @@ impl Shared {
             let last = before.get(id.0 as usize).copied().flatten();
             // One that fails would be followed by others, each with its time-out.
             let read = match &outcome {
-                Ok(()) => self.reader.stock(name),
+                Ok(()) => self.read(name),
                 Err(_) => Ok(last),
             };
             stock.push(match read {
                 Ok(found) => found.map(|found| Availability { sku: id, ..found }),
                 Err(error) => {
-                    outcome = Err(error.to_string());
+                    outcome = Err(error);
                     last
                 }
             });
@@ -350,6 +369,14 @@ impl Shared {
             self.read_at_ms.store(ms, Ordering::Release);
         }
         outcome
+    }
+
+    fn read(&self, name: &SkuName) -> Result<Option<Availability>, String> {
+        let shard = self.placement.partition_of(name);
+        let reader = self.readers.get(shard as usize);
+        reader.map_or(Ok(None), |reader| {
+            reader.stock(name).map_err(|error| error.to_string())
+        })
     }
 
     fn is_stale(&self) -> bool {

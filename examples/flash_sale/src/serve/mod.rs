@@ -256,7 +256,8 @@ fn run_engine(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()>
     };
     let handle = engine.handle();
     let hints = args.cache.as_ref();
-    let hints = hints.map(|cache| cache.hint(handle.clone())).transpose();
+    let hints = hints.map(|cache| cache.hint(handle.clone(), args.shard));
+    let hints = hints.transpose();
     let started = hints.and_then(|hints| {
         let ingest = args.ingest.as_ref();
         let feed = ingest.map(|ingest| ingest.feed(handle.clone(), args.shard));

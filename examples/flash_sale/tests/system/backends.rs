@@ -29,6 +29,11 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Prepared by `init` with further flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let postgres = Backend::start("postgres.sh", &[]);
         let redis = Backend::start("redis.sh", &[]);
         let kafka = Backend::start("kafka.sh", &[]);
@@ -40,6 +45,7 @@ impl System {
         let init = flash_sale()
             .args(["init", "--store", &places.store])
             .args(["--ingest", &places.ingest])
+            .args(flags)
             .output();
         let init = init.expect("the program starts");
         assert!(init.status.success(), "{init:?}");
@@ -70,6 +76,17 @@ impl System {
     pub(crate) fn writer_through(&self, port: u16) -> Starting {
         let mut command = self.serve("writer", &store(port));
         command.args(FLAGS);
+        Starting::of(command)
+    }
+
+    /// A writer of one of several shards.
+    pub(crate) fn writer_of(&self, shard: u16, skus: &[String]) -> Starting {
+        let mut command = self.serve("writer", &self.places.store);
+        command.args(["--per-user", "0", "--hold", "10m"]);
+        command.args(["--shard", &shard.to_string()]);
+        for sku in skus {
+            command.args(["--sku", sku]);
+        }
         Starting::of(command)
     }
 

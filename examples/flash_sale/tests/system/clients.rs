@@ -1,12 +1,21 @@
-//! What buyers meet at an API node when they leave, or pay twice.
+//! What buyers meet at an API node when they leave, or pay twice, and what it reads of several writers.
 
 use crate::backends::System;
-use crate::common::becomes;
+use crate::common::{Server, becomes, token};
 use std::thread;
 use std::time::{Duration, Instant};
+use stockade::kafka::Placement;
+use stockade::types::SkuName;
 
 /// Everybody has noticed by then that a server is back.
 const NOTICED: Duration = Duration::from_secs(20);
+
+/// A metric of a server; 0 before it counts.
+fn metric(server: &Server, name: &str) -> u64 {
+    let metrics = server.get("/metrics").is(200).body;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+    value.map_or(0, |value| value.trim().parse().expect("a number"))
+}
 
 #[test]
 fn who_pays_at_a_node_is_told_what_became_of_it_and_who_leaves_has_bought() {
@@ -42,4 +51,62 @@ fn who_pays_at_a_node_is_told_what_became_of_it_and_who_leaves_has_bought() {
     }
     assert!(node.terminate() && writer.terminate());
     system.places.agrees();
+}
+
+#[test]
+fn a_node_reads_the_stock_of_every_shard_from_redis_whoever_took_over() {
+    let _alone = crate::alone();
+    let system = System::start_with(&["--shards", "2"]);
+    let placement = Placement::new(2);
+    let of = |shard| {
+        let names = (0..).map(|number| format!("SKU-{number}"));
+        let mut own = names.filter(|name| {
+            let name = SkuName::new(name).expect("a name");
+            placement.partition_of(&name) == shard
+        });
+        own.next().expect("half of them are")
+    };
+    let skus = [of(0), of(1)];
+    let sold = skus.each_ref().map(|name| format!("{name}=1000"));
+    let first = system.writer_of(0, &sold).listens();
+    let other = system.writer_of(1, &sold).listens();
+    // The first shard's epoch gets ahead of the other's.
+    first.kill();
+    let first = system.writer_of(0, &sold).listens();
+    let node = system.node(0);
+
+    let ann = token("ann");
+    let mut held = Vec::new();
+    for (sku, key) in skus.iter().zip(["k0", "k1"]) {
+        let cart = format!(r#"{{"sku_id":"{sku}","quantity":1}}"#);
+        held.push(
+            node.reserve(&ann, key, &cart)
+                .is(201)
+                .text("reservation_id"),
+        );
+        becomes("reserved", "1", || {
+            let stock = node.get(&format!("/api/products/{sku}/availability"));
+            stock.is(200).json()["reserved"].to_string()
+        });
+    }
+    let count = |outcome| {
+        metric(
+            &node,
+            &format!("cache_reads_total{{outcome=\"{outcome}\"}}"),
+        )
+    };
+    let (misses, hits) = (count("miss"), count("hit"));
+    becomes("many reads", "done", || {
+        if count("hit") > hits + 100 {
+            "done"
+        } else {
+            "under way"
+        }
+        .into()
+    });
+    for reservation in &held {
+        assert_eq!(node.status_of(&ann, reservation), "RESERVED");
+    }
+    assert_eq!(count("miss"), misses, "Redis holds what all writers write");
+    assert!(node.terminate() && first.terminate() && other.terminate());
 }
