@@ -5,16 +5,30 @@ use super::log::{get, unsigned};
 use super::session::{Session, fatal};
 use crate::store::StoreError;
 use crate::types::{
-    Availability, HoldStatus, Line, ReservationId, ReservationView, SkuId, SkuName, Timestamp,
+    Availability, Clock, HoldStatus, Line, ReservationId, ReservationView, SkuId, SkuName,
+    SystemClock, Timestamp,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a question waits for those before it.
+const LINE_MAX: Duration = Duration::from_millis(500);
+/// How long questions are refused after one has failed, or has waited in vain.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads rows over a connection of its own, also from a server that takes no writes. Its calls block, one at a time.
+///
+/// A server that hangs costs one caller the time-outs of [`PostgresOptions`]; who waits behind him is refused after half a second,
+/// and whoever comes in the second after that at once.
 ///
 /// What it says was committed, and may be older than what the writer would say: [`Availability::as_of`] tells.
 pub struct PostgresReads {
     options: PostgresOptions,
     session: Mutex<Option<Session>>,
+    clock: SystemClock,
+    /// By the monotonic clock, in microseconds. Relaxed: it guards nothing but itself.
+    refuses_until: AtomicU64,
 }
 
 impl PostgresReads {
@@ -23,6 +37,8 @@ impl PostgresReads {
         Self {
             options,
             session: Mutex::new(None),
+            clock: SystemClock::new(),
+            refuses_until: AtomicU64::new(0),
         }
     }
 
@@ -121,12 +137,49 @@ impl PostgresReads {
         })
     }
 
-    /// Asks over the connection that there is, and once more over a new one if that has failed.
     fn ask<T>(
         &self,
         question: impl Fn(&Session) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut held = self.session.lock();
+        let mut session = self.session()?;
+        let answer = self.ask_over(&mut session, question);
+        let until = match &answer {
+            Err(StoreError::Retryable(_)) => self.micros() + micros(PAUSE),
+            _ => 0,
+        };
+        self.refuses_until.store(until, Ordering::Relaxed);
+        answer
+    }
+
+    /// The connection, once those before have asked.
+    fn session(&self) -> Result<MutexGuard<'_, Option<Session>>, StoreError> {
+        let refused = || {
+            let text = "PostgreSQL has just not answered others: ask again in a second";
+            StoreError::Retryable(text.to_owned())
+        };
+        let admits = || self.refuses_until.load(Ordering::Relaxed) <= self.micros();
+        if !admits() {
+            return Err(refused());
+        }
+        let Some(session) = self.session.try_lock_for(LINE_MAX) else {
+            let until = self.micros() + micros(PAUSE);
+            self.refuses_until.store(until, Ordering::Relaxed);
+            return Err(refused());
+        };
+        // It may have failed meanwhile.
+        if admits() {
+            Ok(session)
+        } else {
+            Err(refused())
+        }
+    }
+
+    /// Asks over the connection that there is, and once more over a new one if that has failed.
+    fn ask_over<T>(
+        &self,
+        held: &mut Option<Session>,
+        question: impl Fn(&Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         if let Some(session) = held.take() {
             match question(&session) {
                 Err(StoreError::Retryable(_)) => {}
@@ -141,6 +194,14 @@ impl PostgresReads {
         *held = Some(session);
         Ok(answer)
     }
+
+    fn micros(&self) -> u64 {
+        micros(self.clock.monotonic())
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn status(word: &str) -> Result<HoldStatus, StoreError> {

@@ -1,6 +1,9 @@
 //! What others read from the rows and views, by SQL and by `PostgresReads`, without asking the writer.
 
-use crate::{Log, engine, open_sku, reserve, sql};
+use crate::servers::proxy::Proxy;
+use crate::{Log, engine, open_sku, reserve, sql, url};
+use std::thread;
+use std::time::{Duration, Instant};
 use stockade::postgres::PostgresReads;
 use stockade::types::{
     Confirm, Confirmation, HoldStatus, IdempotencyKey, Query, QueryAnswer, ReservationId, SkuName,
@@ -96,4 +99,40 @@ fn rows_answer_those_who_cannot_ask_the_writer() {
         WHERE application_name = 'stockade' AND query LIKE '%sku_id = $2%'";
     sql(&log.options).query(end, &[]).expect("it ends");
     assert!(reads.availability(0, &name).expect("it answers").is_some());
+}
+
+#[test]
+fn a_server_that_hangs_costs_one_reader_its_time_outs_and_the_others_little() {
+    /// Half a second in line, on a busy machine.
+    const LITTLE: Duration = Duration::from_secs(2);
+    let log = Log::new();
+    let mut options = log.options.clone();
+    let (_, rest) = options.url.rsplit_once(':').expect("a port");
+    let (port, _) = rest.split_once('/').expect("a database");
+    let proxy = Proxy::start(port.parse().expect("a number"));
+    options.url = url(proxy.port());
+    let reads = PostgresReads::new(options);
+    assert_eq!(reads.skus().expect("it answers"), Vec::new());
+
+    proxy.stall();
+    let took = thread::scope(|scope| {
+        let ask = || {
+            let begun = Instant::now();
+            assert!(reads.skus().is_err(), "nobody answers");
+            begun.elapsed()
+        };
+        let readers = [(); 20].map(|()| scope.spawn(ask));
+        readers.map(|reader| reader.join().expect("an answer"))
+    });
+    let late = took.iter().filter(|&&took| took > LITTLE).count();
+    assert_eq!(late, 1, "{took:?}");
+    let begun = Instant::now();
+    assert!(reads.skus().is_err() && begun.elapsed() < LITTLE);
+
+    proxy.open();
+    while reads.skus().is_err() {
+        assert!(begun.elapsed() < 2 * LITTLE, "it answers again");
+        // Whoever is refused is not told of the end of the pause.
+        thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -4,12 +4,15 @@
 //! ```text
 //! reserve, checkout, ..   ──► KafkaClient ──► the writer of the SKU or reservation ──► reply
 //! availability            ──► this node's snapshot ◄── one thread, every 25 ms ◄── Redis ◄┬─ PostgreSQL
-//! a reservation           ──────────────────────────────────────────────────────── Redis ◄┘
+//! a reservation           ──► at most `READS_MAX` at once ◄─────────────────────── Redis ◄┘
+//! SKUs                    ──► this node's list ◄────── one thread, every second ◄────────── PostgreSQL
 //! ```
 //!
 //! So a storm of reads costs Redis one question per SKU and 25 ms, whatever its size. The node numbers SKUs by itself, as it
 //! hears of them: writers have numbers of their own. Each writer's keys in Redis are read by a reader of their own, since each
 //! vouches for its own alone.
+//!
+//! PostgreSQL may hang: whoever waits for it does so for [`READ_TIME_MAX`] at most, and holds up nobody whom Redis can answer.
 
 use super::catalogue::Names;
 use super::desk::DECISION_TIME_MAX;
@@ -23,7 +26,7 @@ use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use stockade::cache::ReservationEntry;
@@ -34,6 +37,7 @@ use stockade::types::{
     Answer, Availability, Clock, Command, Decision, IdempotencyKey, Line, ReservationId,
     ReservationView, SkuId, SkuName, SystemClock, Timestamp,
 };
+use tokio::sync::Semaphore;
 
 /// Requests in line: it bounds the wait, to a second or so where the node gets 5,000 decisions a second.
 const QUEUE: u32 = 8_192;
@@ -43,12 +47,20 @@ const SKUS_EVERY: Duration = Duration::from_secs(1);
 /// Stock that could not be read for so long is marked as stale.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// Reservations that are read at once; more wait in line.
+const READS_MAX: usize = 64;
+/// How long reading one may take, the line included.
+const READ_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long PostgreSQL may take for a connection, and for an answer.
+const ROWS_WITHIN: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(crate) struct Away {
     client: KafkaClient,
     shared: Arc<Shared>,
     clock: SystemClock,
-    watcher: Option<JoinHandle<()>>,
+    reads: Arc<Semaphore>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -63,7 +75,8 @@ struct Shared {
     began: Instant,
     /// Milliseconds from `began` to when all stock had last been read.
     read_at_ms: AtomicU64,
-    trouble: Mutex<Option<String>>,
+    unread: Mutex<Option<String>>,
+    unlearned: Mutex<Option<String>>,
     stop: AtomicBool,
 }
 
@@ -146,7 +159,10 @@ impl Away {
     ) -> Result<Self> {
         let placement = ingest.placement()?;
         let client = ingest.client(node, queue.unwrap_or(QUEUE), placement.clone())?;
-        let rows = Arc::new(PostgresReads::new(store.options()));
+        let mut options = store.options();
+        options.connect_timeout = ROWS_WITHIN;
+        options.statement_timeout = ROWS_WITHIN;
+        let rows = Arc::new(PostgresReads::new(options));
         let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
         let reader = |shard| -> Result<_> {
             let behind = Rows {
@@ -167,24 +183,32 @@ impl Away {
             stock: ArcSwap::from_pointee(Vec::new()),
             began: Instant::now(),
             read_at_ms: AtomicU64::new(0),
-            trouble: Mutex::new(None),
+            unread: Mutex::new(None),
+            unlearned: Mutex::new(None),
             stop: AtomicBool::new(false),
         });
         shared
             .learn_all()
             .with_context(|| format!("the SKUs can't be read from {store}"))?;
         // What can't be read now is read later, and marked as stale meanwhile.
-        *shared.trouble() = shared.look().err();
-        let watching = Arc::clone(&shared);
-        let watcher = std::thread::Builder::new()
-            .name("stock".into())
-            .spawn(move || watching.watch())?;
-        Ok(Self {
+        set(&shared.unread, shared.look());
+        let mut away = Self {
             client,
-            shared,
+            shared: Arc::clone(&shared),
             clock: SystemClock::new(),
-            watcher: Some(watcher),
-        })
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            threads: Vec::new(),
+        };
+        let watching = Arc::clone(&shared);
+        away.spawn("stock", move || watching.watch())?;
+        away.spawn("skus", move || shared.learn())?;
+        Ok(away)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.into());
+        self.threads.push(thread.spawn(run)?);
+        Ok(())
     }
 
     /// Sends a command to its writer and waits for the reply.
@@ -224,14 +248,22 @@ impl Away {
         &self,
         id: ReservationId,
     ) -> Result<Option<ReservationView>, Problem> {
-        let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || {
-            let reader = shared.readers.get(usize::from(id.shard()));
-            reader.map_or(Ok(None), |reader| reader.reservation(id))
-        });
-        let read = read.await;
         let unread = |reason: String| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason).retry_after(1)
+        };
+        let (shared, reads) = (Arc::clone(&self.shared), Arc::clone(&self.reads));
+        let read = async move {
+            let place = reads.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                // Kept to the end of the read, also when nobody waits for that any more.
+                let _place = place;
+                let reader = shared.readers.get(usize::from(id.shard()));
+                reader.map_or(Ok(None), |reader| reader.reservation(id))
+            })
+            .await
+        };
+        let Ok(read) = tokio::time::timeout(READ_TIME_MAX, read).await else {
+            return Err(unread("it can't be read in time: try again".into()));
         };
         let read = read.map_err(|error| unread(error.to_string()))?;
         let Some(entry) = read.map_err(|error| unread(error.to_string()))? else {
@@ -279,11 +311,14 @@ impl Away {
     }
 
     pub(super) fn health(&self) -> Health {
-        let unread = self.shared.trouble().clone();
+        let unread = lock(&self.shared.unread).clone();
         let unread = unread.map(|reason| format!("stock can't be read: {reason}"));
+        let unlearned = lock(&self.shared.unlearned).clone();
+        let unlearned = unlearned.map(|reason| format!("new SKUs can't be read: {reason}"));
+        let warnings = [unread, unlearned, self.client.trouble()];
         Health {
             state: State::Running,
-            warnings: unread.into_iter().chain(self.client.trouble()).collect(),
+            warnings: warnings.into_iter().flatten().collect(),
             is_stalled: self.is_stale(),
         }
     }
@@ -319,26 +354,29 @@ impl Away {
 impl Drop for Away {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(watcher) = self.watcher.take() {
-            watcher.thread().unpark();
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             // A panic has been printed; there is nothing left to do.
-            let _ = watcher.join();
+            let _ = thread.join();
         }
     }
 }
 
 impl Shared {
     fn watch(&self) {
-        let mut skus_read = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             std::thread::park_timeout(LOOK_EVERY);
-            let mut outcome = Ok(());
-            if skus_read.elapsed() >= SKUS_EVERY {
-                skus_read = Instant::now();
-                outcome = self.learn_all().map_err(|error| error.to_string());
-            }
-            // The cache may still be there when the rows are not.
-            *self.trouble() = self.look().and(outcome).err();
+            set(&self.unread, self.look());
+        }
+    }
+
+    fn learn(&self) {
+        while !self.stop.load(Ordering::Acquire) {
+            std::thread::park_timeout(SKUS_EVERY);
+            set(
+                &self.unlearned,
+                self.learn_all().map_err(|error| error.to_string()),
+            );
         }
     }
 
@@ -349,17 +387,12 @@ impl Shared {
         let mut stock = Vec::with_capacity(skus.names.len());
         let mut outcome = Ok(());
         for (id, name) in (0..).map(SkuId).zip(&skus.names) {
-            let last = before.get(id.0 as usize).copied().flatten();
-            // One that fails would be followed by others, each with its time-out.
-            let read = match &outcome {
-                Ok(()) => self.read(name),
-                Err(_) => Ok(last),
-            };
-            stock.push(match read {
+            // Where one has failed the others are read all the same: nobody asks again at once who has just not answered.
+            stock.push(match self.read(name) {
                 Ok(found) => found.map(|found| Availability { sku: id, ..found }),
                 Err(error) => {
                     outcome = Err(error);
-                    last
+                    before.get(id.0 as usize).copied().flatten()
                 }
             });
         }
@@ -404,10 +437,14 @@ impl Shared {
         change(&mut skus);
         self.skus.store(Arc::new(skus));
     }
+}
 
-    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn set(trouble: &Mutex<Option<String>>, outcome: Result<(), String>) {
+    *lock(trouble) = outcome.err();
+}
+
+fn lock(trouble: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    trouble.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// For a command that has none: its message may come twice, and is decided once.

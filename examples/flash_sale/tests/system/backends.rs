@@ -104,8 +104,13 @@ impl System {
     }
 
     pub(crate) fn node_with(&self, number: u16, flags: &[&str]) -> Server {
+        self.node_through(self.postgres.port(), number, flags)
+    }
+
+    /// One that reaches PostgreSQL through another port.
+    pub(crate) fn node_through(&self, port: u16, number: u16, flags: &[&str]) -> Server {
         // By its name it is no writer.
-        let store = format!("{}?application_name=node", self.places.store);
+        let store = format!("{}?application_name=node", store(port));
         let mut command = self.serve("api", &store);
         command
             .args(["--node", &number.to_string(), "--payment-latency", "0s"])

@@ -1,12 +1,19 @@
-//! What buyers meet at an API node when they leave, or pay twice, and what it reads of several writers.
+//! What buyers meet at an API node when they leave, pay twice, or ask while something hangs, and what it reads of several writers.
 
 use crate::backends::System;
+use crate::backends::servers::proxy::Proxy;
 use crate::common::{Server, becomes, token};
 use std::thread;
 use std::time::{Duration, Instant};
 use stockade::kafka::Placement;
-use stockade::types::SkuName;
+use stockade::types::{ReservationId, SkuName};
 
+/// Readers who ask for what is not there, all at once.
+const CROWD: u64 = 300;
+/// One whom Redis can answer waits for no longer, whatever else hangs.
+const SOON: Duration = Duration::from_secs(2);
+/// And nobody for longer than this, with everybody on two cores.
+const BOUNDED: Duration = Duration::from_secs(5);
 /// Everybody has noticed by then that a server is back.
 const NOTICED: Duration = Duration::from_secs(20);
 
@@ -49,6 +56,73 @@ fn who_pays_at_a_node_is_told_what_became_of_it_and_who_leaves_has_bought() {
     while node.status_of(&cem, &held) != "CONFIRMED" {
         assert!(begun.elapsed() < NOTICED, "the payment is forgotten");
     }
+    assert!(node.terminate() && writer.terminate());
+    system.places.agrees();
+}
+
+#[test]
+fn while_postgres_hangs_a_node_shows_what_redis_holds_and_refuses_the_rest_in_time() {
+    let _alone = crate::alone();
+    let system = System::start();
+    let writer = system.writer().listens();
+    let proxy = Proxy::start(system.postgres.port());
+    let node = system.node_through(proxy.port(), 0, &[]);
+    let (ann, hers) = node.reserves("ann");
+    let unknown = |number| ReservationId::new(0, (1 << 40) + number).to_string();
+    node.reservation("GET", &ann, &unknown(0))
+        .is_problem(404, "unknown_reservation");
+
+    proxy.stall();
+    thread::scope(|scope| {
+        let (node, ann, unknown) = (&node, &ann, &unknown);
+        let crowd: Vec<_> = (1..=CROWD)
+            .map(|number| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    let answer = node.reservation("GET", ann, &unknown(number));
+                    (answer, begun.elapsed())
+                })
+            })
+            .collect();
+        let refused = r#"http_requests_total{route="reservation",status="503"}"#;
+        becomes("the crowd", "here", || {
+            let came = metric(node, "http_connections ") + metric(node, refused);
+            if came < CROWD { "on its way" } else { "here" }.into()
+        });
+        let begun = Instant::now();
+        assert_eq!(node.status_of(ann, &hers), "RESERVED");
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        for reader in crowd {
+            let (answer, took) = reader.join().expect("an answer");
+            answer.is_problem(503, "unavailable");
+            let head = answer.head.to_lowercase();
+            assert!(head.contains("retry-after"), "{answer:?}");
+            assert!(took < BOUNDED, "{took:?}");
+        }
+    });
+
+    // What the writer sells meanwhile is shown all the time.
+    for number in 0..10 {
+        let _held = node.reserves(&format!("buyer-{number}"));
+        let sold = Instant::now();
+        let shows = || {
+            let stock = node
+                .get("/api/products/SNEAKER/availability")
+                .is(200)
+                .json();
+            assert_eq!(stock["stale"].as_bool(), None, "{stock}");
+            stock["reserved"].to_string()
+        };
+        becomes("reserved at the node", &(number + 2).to_string(), shows);
+        assert!(sold.elapsed() < SOON / 2, "{:?}", sold.elapsed());
+        // What is asked once a second has to hang meanwhile: time is what is tested.
+        thread::sleep(Duration::from_millis(300));
+    }
+    proxy.open();
+    becomes("an unknown reservation", "404", || {
+        let asked = node.reservation("GET", &ann, &unknown(0));
+        asked.status.to_string()
+    });
     assert!(node.terminate() && writer.terminate());
     system.places.agrees();
 }
