@@ -9,7 +9,7 @@ use crate::ring::BulkError;
 use crate::ticket;
 use crate::types::{
     Answer, Answers, Command, SOURCES_MAX, SkuId, SkuName, SourcePosition, Sourced, Submit,
-    SubmitError,
+    SubmitError, Timestamp,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -178,6 +178,10 @@ impl Submit for Handle {
                 })
             }
         }
+    }
+
+    fn now(&self) -> Timestamp {
+        Handle::now(self)
     }
 
     fn has_ended(&self) -> bool {

@@ -137,6 +137,22 @@ impl PostgresReads {
         })
     }
 
+    /// The last stamp of each shard's log, and when it was committed by the server's clock. So far is the log's time from the clocks'
+    /// as long as its writer is the same; a writer commits every 500 ms.
+    ///
+    /// # Errors
+    /// `Retryable` if no server can be asked just now.
+    pub fn stamps(&self) -> Result<Vec<(u16, Timestamp, Timestamp)>, StoreError> {
+        self.ask(|session| {
+            let rows = session.rows("SELECT shard, last_stamp, committed_at FROM writer", &[])?;
+            let stamp = |row| {
+                let shard = get::<i16>(row, 0)?.cast_unsigned();
+                Ok((shard, get(row, 1)?, get(row, 2)?))
+            };
+            rows.iter().map(stamp).collect()
+        })
+    }
+
     fn ask<T>(
         &self,
         question: impl Fn(&Session) -> Result<T, StoreError>,

@@ -8,7 +8,7 @@
 //! - I2: no command's answer is committed without a position that includes it, not even one that records nothing.
 //! - I3: a source's positions only grow; a command whose position was submitted before is refused, not decided again.
 
-use super::{Answer, Command, SkuId, SkuName, SourcePosition};
+use super::{Answer, Command, SkuId, SkuName, SourcePosition, Timestamp};
 use std::time::Duration;
 
 /// A command and where it came from.
@@ -69,6 +69,9 @@ pub trait Submit: Send + Sync {
     /// # Errors
     /// Why they were not taken.
     fn submit_run(&self, run: &mut Vec<Sourced>) -> Result<Box<dyn Answers>, SubmitError>;
+
+    /// The log's time, by which commands are decided. It may differ from this machine's clock.
+    fn now(&self) -> Timestamp;
 
     /// True once it takes no more commands: it was shut down, or it halted.
     fn has_ended(&self) -> bool;

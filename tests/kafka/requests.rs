@@ -8,8 +8,8 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stockade::engine::Engine;
 use stockade::kafka::{
@@ -17,8 +17,8 @@ use stockade::kafka::{
 };
 use stockade::store::{MemoryLog, MemoryStore};
 use stockade::types::{
-    Decision, EventKind, Expire, Refusal, ReservationId, Rules, SourcePosition, Sourced, Submit,
-    Timestamp, UserId,
+    Clock, Decision, EventKind, Expire, ManualClock, Refusal, ReservationId, Rules, SourcePosition,
+    Sourced, Submit, SystemClock, Timestamp, UserId,
 };
 
 /// Every reservation that the log ever made, by user.
@@ -531,4 +531,48 @@ fn a_request_that_was_asked_too_late_is_not_decided() {
     );
     let SourceStatus { replies_lost, .. } = source.stop();
     assert_eq!(replies_lost, 0);
+}
+
+/// Whoever asks knows the time, not what the log makes of it.
+#[test]
+fn what_comes_in_time_is_decided_wherever_the_log_stands() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let server = shared();
+    let topics = Topics::new(&server, "ahead");
+    let client = topics.client();
+    let wall = || SystemClock::new().wall();
+    let start = |log: &MemoryLog, clock: Option<Timestamp>| {
+        let builder = Engine::builder().store(MemoryStore::on(log));
+        let builder = match clock {
+            Some(at) => builder.clock(Arc::new(ManualClock::at(at))),
+            None => builder,
+        };
+        let engine = builder.start().expect("it starts");
+        let source = topics.source(engine.handle());
+        (engine, source)
+    };
+    let decides = |user, decide_by| {
+        let mut request = reserve(user, "SKU-0");
+        request.decide_by = Some(decide_by);
+        ask(&client, &request).decision
+    };
+    let late = Decision::Refused(Refusal::TooLate);
+
+    // A machine whose clock was a minute ahead has left its stamps.
+    let log = MemoryLog::default();
+    let (engine, source) = start(&log, Some(wall().plus(MINUTE)));
+    open_sku(&client, "SKU-0", 5);
+    drop((source, engine));
+    let (engine, source) = start(&log, None);
+    assert!(engine.handle().now().since(wall()) > MINUTE / 2);
+    let found = decides(1, wall().plus(Duration::from_secs(10)));
+    assert!(matches!(found, Decision::Reserved(_)), "{found:?}");
+    assert_eq!(decides(2, Timestamp::from_micros(1)), late);
+    drop((source, engine));
+
+    // Another log, whose machine's clock was a minute behind.
+    let before = |seconds: u64| Timestamp::from_micros(wall().as_micros() - seconds * 1_000_000);
+    let (engine, source) = start(&MemoryLog::default(), Some(before(60)));
+    assert_eq!(decides(3, before(1)), late);
+    drop((source, engine));
 }

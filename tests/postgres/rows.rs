@@ -94,6 +94,12 @@ fn rows_answer_those_who_cannot_ask_the_writer() {
         (told.available, told.reserved, told.total)
     );
     assert_eq!(reads.availability(7, &name).expect("it answers"), None);
+    let stamps = reads.stamps().expect("it answers");
+    let [(0, stamp, committed_at)] = stamps[..] else {
+        panic!("{stamps:?}");
+    };
+    let apart = stamp.since(committed_at).max(committed_at.since(stamp));
+    assert!(apart < Duration::from_secs(5), "{stamps:?}");
     // A connection that has ended meanwhile is replaced.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE application_name = 'stockade' AND query LIKE '%sku_id = $2%'";

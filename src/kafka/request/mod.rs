@@ -26,7 +26,8 @@
 //!
 //! A key is required, so that a message that is delivered twice is decided once. An unknown version, kind or field, and one that
 //! its kind doesn't have, is refused: whoever wrote it meant something. So a release that brings a new kind, as this one does with
-//! the last two rows, changes writers before it changes those who ask. Without `asked_at_us` the record's own time counts.
+//! the last two rows, changes writers before it changes those who ask. Without `asked_at_us` the record's own time counts. Both times are by the clock of
+//! who asks; the writer makes the log's time of them.
 
 mod wire;
 
@@ -127,9 +128,10 @@ pub struct Request {
     pub user: UserId,
     /// Recognises the request when it comes again.
     pub key: IdempotencyKey,
-    /// When it was asked, if not when the message was made.
+    /// When it was asked, if not when the message was made; by the clock of who asks.
     pub asked_at: Option<Timestamp>,
-    /// Past this time the answer is `TooLate`. For reservations.
+    /// Past this time the answer is `TooLate`. For reservations; by the clock of who asks, which should agree with the writers'
+    /// machines. The log's own time may be another one.
     pub decide_by: Option<Timestamp>,
     /// What.
     pub body: Body,

@@ -4,7 +4,8 @@ use super::super::cluster;
 use super::super::request::{self, Asked, ReplyTo};
 use super::{ASK, DEAD_LETTER, POLL, Sent, Shared, SourceOptions, SourceState};
 use crate::types::{
-    Command, Query, SkuId, SkuName, SourcePosition, Sourced, Submit, SubmitError, Timestamp,
+    Clock, Command, Query, SkuId, SkuName, SourcePosition, Sourced, Submit, SubmitError,
+    SystemClock, Timestamp,
 };
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -40,6 +41,7 @@ pub(super) struct Reader {
     failed: Option<KafkaError>,
     /// A SKU's definition is on its way: a name that isn't known may be known in a moment.
     has_defined: bool,
+    clock: SystemClock,
 }
 
 struct Held {
@@ -83,6 +85,7 @@ impl Reader {
             failed: None,
             patience: DEAD_LETTERS_WITHIN,
             has_defined: false,
+            clock: SystemClock::new(),
         }
     }
 
@@ -256,13 +259,27 @@ impl Reader {
             return 0;
         }
         match asked.command(find, letter.written_at) {
-            Ok(command) => {
+            Ok(mut command) => {
+                if let Command::Reserve(reserve) = &mut command {
+                    reserve.asked_at = self.in_log(reserve.asked_at);
+                    reserve.decide_by = self.in_log(reserve.decide_by);
+                }
                 self.has_defined |= defines;
                 self.push(command, reply, letter.offset);
                 0
             }
             Err(reason) => self.bury(&letter, &reason),
         }
+    }
+
+    /// A time of a message, which is by the clock of who asked, as it is by the log.
+    fn in_log(&self, at: Timestamp) -> Timestamp {
+        if at == Timestamp::MAX {
+            return at; // no limit
+        }
+        let (wall, log) = (self.clock.wall(), self.engine.now());
+        let ago = wall.micros_since(at);
+        Timestamp::from_micros(log.as_micros().saturating_sub(ago)).plus(at.since(wall))
     }
 
     fn push(&mut self, command: Command, reply: Option<ReplyTo>, offset: u64) {

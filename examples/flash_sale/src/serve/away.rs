@@ -12,6 +12,8 @@
 //! hears of them: writers have numbers of their own. Each writer's keys in Redis are read by a reader of their own, since each
 //! vouches for its own alone.
 //!
+//! The time of a log is not that of the clocks: a node learns how far each shard's is ahead, or behind.
+//!
 //! PostgreSQL may hang: whoever waits for it does so for [`READ_TIME_MAX`] at most, and holds up nobody whom Redis can answer.
 
 use super::catalogue::Names;
@@ -25,7 +27,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,7 +60,6 @@ const ROWS_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Away {
     client: KafkaClient,
     shared: Arc<Shared>,
-    clock: SystemClock,
     reads: Arc<Semaphore>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -68,6 +69,7 @@ struct Shared {
     readers: Vec<RedisReader<Rows>>,
     placement: Placement,
     rows: Arc<PostgresReads>,
+    times: Arc<Times>,
     skus: Arc<ArcSwap<Skus>>,
     learning: Mutex<()>,
     /// By this node's index.
@@ -105,12 +107,38 @@ impl Skus {
     }
 }
 
+/// What time it is in the logs.
+struct Times {
+    clock: SystemClock,
+    /// By shard: microseconds that its log is ahead of the clocks, or behind.
+    leads: Vec<AtomicI64>,
+}
+
+impl Times {
+    fn of(&self, shard: u16) -> Timestamp {
+        let wall = self.clock.wall().as_micros();
+        let lead = self.leads.get(usize::from(shard));
+        let lead = lead.map_or(0, |lead| lead.load(Ordering::Relaxed));
+        Timestamp::from_micros(wall.saturating_add_signed(lead))
+    }
+
+    fn learn(&self, stamps: Vec<(u16, Timestamp, Timestamp)>) {
+        for (shard, stamp, committed_at) in stamps {
+            if let Some(lead) = self.leads.get(usize::from(shard)) {
+                let stamp = stamp.as_micros().cast_signed();
+                let ahead = stamp.saturating_sub_unsigned(committed_at.as_micros());
+                lead.store(ahead, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// The rows of a writer, behind the cache.
 struct Rows {
     rows: Arc<PostgresReads>,
     shard: u16,
     skus: Arc<ArcSwap<Skus>>,
-    clock: SystemClock,
+    times: Arc<Times>,
 }
 
 impl Fallback for Rows {
@@ -120,7 +148,7 @@ impl Fallback for Rows {
     }
 
     fn reservation(&self, id: ReservationId) -> Result<Option<ReservationEntry>, String> {
-        let found = self.rows.reservation(id, self.clock.wall());
+        let found = self.rows.reservation(id, self.times.of(self.shard));
         let Some(view) = found.map_err(|error| error.to_string())? else {
             return Ok(None);
         };
@@ -164,20 +192,25 @@ impl Away {
         options.statement_timeout = ROWS_WITHIN;
         let rows = Arc::new(PostgresReads::new(options));
         let skus = Arc::new(ArcSwap::from_pointee(Skus::default()));
+        let shards = u16::try_from(placement.partitions())?;
+        let times = Arc::new(Times {
+            clock: SystemClock::new(),
+            leads: (0..shards).map(|_| AtomicI64::new(0)).collect(),
+        });
         let reader = |shard| -> Result<_> {
             let behind = Rows {
                 rows: Arc::clone(&rows),
                 shard,
                 skus: Arc::clone(&skus),
-                clock: SystemClock::new(),
+                times: Arc::clone(&times),
             };
             Ok(RedisReader::new(&cache.options(shard)?, behind))
         };
-        let shards = u16::try_from(placement.partitions())?;
         let shared = Arc::new(Shared {
             readers: (0..shards).map(reader).collect::<Result<_>>()?,
             placement,
             rows,
+            times,
             skus,
             learning: Mutex::new(()),
             stock: ArcSwap::from_pointee(Vec::new()),
@@ -195,7 +228,6 @@ impl Away {
         let mut away = Self {
             client,
             shared: Arc::clone(&shared),
-            clock: SystemClock::new(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             threads: Vec::new(),
         };
@@ -306,8 +338,14 @@ impl Away {
         (0..).map(SkuId).zip(names).collect()
     }
 
+    /// By the clocks, as requests say when.
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.wall()
+        self.shared.times.clock.wall()
+    }
+
+    /// By the log that a reservation is in.
+    pub(super) fn now_of(&self, id: ReservationId) -> Timestamp {
+        self.shared.times.of(id.shard())
     }
 
     pub(super) fn health(&self) -> Health {
@@ -417,8 +455,9 @@ impl Shared {
         self.began.elapsed().saturating_sub(read_at) > STALE_AFTER
     }
 
-    /// Takes in what the writers have defined.
+    /// Takes in what the writers have defined, and what time it is to them.
     fn learn_all(&self) -> Result<()> {
+        self.times.learn(self.rows.stamps()?);
         let defined = self.rows.skus()?;
         if defined.len() != self.skus.load().places.len() {
             self.change_skus(|skus| {

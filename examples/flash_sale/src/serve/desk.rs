@@ -104,11 +104,25 @@ impl Desk {
         }
     }
 
+    /// What a command's `decide_by` compares with.
     pub(crate) fn now(&self) -> Timestamp {
         match self {
             Self::Here(handle) => handle.now(),
             #[cfg(feature = "kafka")]
             Self::Away(away) => away.now(),
+        }
+    }
+
+    /// What the deadline of a reservation compares with.
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(unused_variables, reason = "one engine has one log")
+    )]
+    pub(crate) fn now_of(&self, reservation: ReservationId) -> Timestamp {
+        match self {
+            Self::Here(handle) => handle.now(),
+            #[cfg(feature = "kafka")]
+            Self::Away(away) => away.now_of(reservation),
         }
     }
 

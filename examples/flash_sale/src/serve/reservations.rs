@@ -30,7 +30,7 @@ pub(crate) async fn get(
     let user = app.user(headers)?;
     let found = find(app, parse(id)?, user).await?;
     let live = found.status.is_live();
-    let now = app.desk.now();
+    let now = app.desk.now_of(found.id);
     let names = app.catalogue.names();
     Ok(json(
         StatusCode::OK,

@@ -32,11 +32,10 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
     let cart: CartBody = read_json(body).await?;
     let lines = cart.lines(&app.catalogue)?;
     let named = lines.clone();
-    let now = app.desk.now();
     // Whoever has stopped waiting gets no units.
     let command = Reserve::cart(user, lines)
         .key(key)
-        .decide_by(now.plus(DECISION_TIME_MAX));
+        .decide_by(app.desk.now().plus(DECISION_TIME_MAX));
     let reservation = app.ask(command, named.as_slice()).await?;
     let names = app.catalogue.names();
     Ok(json(
@@ -45,7 +44,10 @@ pub(crate) async fn post(app: &App, request: Request<Incoming>) -> Result<Respon
             reservation_id: reservation.id.to_string(),
             status: "RESERVED",
             expires_at: reservation.expires_at.to_string(),
-            expires_in_seconds: seconds_until(reservation.expires_at, app.desk.now()),
+            expires_in_seconds: seconds_until(
+                reservation.expires_at,
+                app.desk.now_of(reservation.id),
+            ),
             lines: view(&names, named.as_slice()),
         },
     ))

@@ -2,11 +2,14 @@
 
 use crate::backends::System;
 use crate::backends::servers::proxy::Proxy;
-use crate::common::{Server, becomes, token};
+use crate::common::{Answer, ONE, Server, becomes, token};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+use stockade::engine::Engine;
 use stockade::kafka::Placement;
-use stockade::types::{ReservationId, SkuName};
+use stockade::postgres::{PostgresOptions, PostgresStore};
+use stockade::types::{Clock, ManualClock, ReservationId, SkuName, SystemClock};
 
 /// Readers who ask for what is not there, all at once.
 const CROWD: u64 = 300;
@@ -183,4 +186,34 @@ fn a_node_reads_the_stock_of_every_shard_from_redis_whoever_took_over() {
     }
     assert_eq!(count("miss"), misses, "Redis holds what all writers write");
     assert!(node.terminate() && first.terminate() && other.terminate());
+}
+
+#[test]
+fn a_log_ahead_of_the_clocks_sells_and_holds_last_as_long_as_they_say() {
+    let _alone = crate::alone();
+    let system = System::start();
+    // A machine whose clock was a minute ahead has left its stamps.
+    let ahead = SystemClock::new().wall().plus(Duration::from_secs(60));
+    let engine = Engine::builder()
+        .store(PostgresStore::new(PostgresOptions::new(
+            &system.places.store,
+        )))
+        .clock(Arc::new(ManualClock::at(ahead)))
+        .start();
+    assert!(engine.expect("it starts").shutdown(NOTICED).is_clean);
+    let writer = system.writer().listens();
+    let node = system.node(0);
+
+    let ann = token("ann");
+    let reserved = node.reserve(&ann, "k", ONE).is(201);
+    let hers = reserved.text("reservation_id");
+    let shown = || node.reservation("GET", &ann, &hers).is(200);
+    let ten_minutes = 590.0..=600.0;
+    let lasts = |answer: &Answer| answer.json()["expires_in_seconds"].as_f64();
+    for answer in [reserved, shown()] {
+        let left = lasts(&answer).expect("a number");
+        assert!(ten_minutes.contains(&left), "{answer:?}");
+    }
+    assert!(node.terminate() && writer.terminate());
+    system.places.agrees();
 }
