@@ -28,6 +28,15 @@ impl Server {
     /// # Panics
     /// If it doesn't, with what the server said.
     pub(crate) fn start(script: &'static str, arguments: &[String]) -> Self {
+        Self::start_with(script, |_| arguments.to_vec())
+    }
+
+    /// The same, with arguments that depend on its port.
+    pub(crate) fn start_with(
+        script: &'static str,
+        arguments: impl FnOnce(u16) -> Vec<String>,
+    ) -> Self {
+        let port = free_port();
         let dir = tempfile::Builder::new().prefix("stockade-").tempdir();
         let dir = dir.expect("a temporary folder");
         // A server that runs as another user must get through.
@@ -35,9 +44,9 @@ impl Server {
         std::fs::set_permissions(dir.path(), open).expect("the folder is ours");
         let mut server = Self {
             script,
-            arguments: arguments.to_vec(),
+            arguments: arguments(port),
             process: None,
-            port: free_port(),
+            port,
             dir,
         };
         server.restart();

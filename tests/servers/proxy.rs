@@ -1,8 +1,16 @@
-//! A TCP proxy that fails on demand: it cuts connections, lets them hang, or swallows what a server answers.
+//! A TCP proxy that fails on demand: it cuts connections, lets them hang, is slow, or swallows what a server answers.
+//!
+//! Each direction of a connection has two threads: one takes bytes in and says when they are due, the other lets them out then. So
+//! a slow link delays and neither reorders nor narrows: what follows is on its way meanwhile.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Pieces of up to 64 KiB that are on their way in one direction at most; beyond, the sender's own window fills.
+const ON_THE_WAY_MAX: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -20,6 +28,8 @@ enum Mode {
 
 struct State {
     mode: Mode,
+    /// How long each piece is on its way, in each direction.
+    delay: Duration,
     /// Both ends of every connection that was made.
     streams: Vec<TcpStream>,
     /// Answers that were swallowed.
@@ -43,6 +53,7 @@ impl Proxy {
         let port = listener.local_addr().expect("it is bound").port();
         let state = State {
             mode: Mode::Open,
+            delay: Duration::ZERO,
             streams: Vec::new(),
             swallowed: 0,
         };
@@ -73,8 +84,14 @@ impl Proxy {
         self.set(Mode::Stalled);
     }
 
-    /// Lets everything through again, what was held back first.
+    /// Lets everything through again and at once, what was held back first.
     pub(crate) fn open(&self) {
+        self.slow(Duration::ZERO);
+    }
+
+    /// Lets everything through, so much later in each direction.
+    pub(crate) fn slow(&self, delay: Duration) {
+        self.shared.lock().delay = delay;
         self.set(Mode::Open);
     }
 
@@ -140,22 +157,53 @@ fn connect(shared: &Arc<Shared>, client: TcpStream, to_port: u16) {
         state.streams.extend(stream.try_clone());
     }
     drop(state);
-    let (ask, answer) = (Arc::clone(shared), Arc::clone(shared));
-    std::thread::spawn(move || pump(&ask, client, server, false));
-    std::thread::spawn(move || pump(&answer, server_again, client_again, true));
+    carry(shared, client, server, false);
+    carry(shared, server_again, client_again, true);
 }
 
 /// Carries bytes one way until either end is closed.
-fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
-    let mut bytes = vec![0; 65_536];
-    while let Ok(read @ 1..) = from.read(&mut bytes) {
+fn carry(shared: &Arc<Shared>, mut from: TcpStream, to: TcpStream, is_answer: bool) {
+    let Ok(from_again) = from.try_clone() else {
+        return;
+    };
+    let (put, take) = sync_channel(ON_THE_WAY_MAX);
+    let (taking, letting) = (Arc::clone(shared), Arc::clone(shared));
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 65_536];
+        while let Ok(read @ 1..) = from.read(&mut bytes) {
+            let due = Instant::now() + taking.lock().delay;
+            if put.send((due, bytes[..read].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let mut to = to;
+        let_out(&letting, &take, &mut to, is_answer);
+        drop((
+            from_again.shutdown(Shutdown::Both),
+            to.shutdown(Shutdown::Both),
+        ));
+    });
+}
+
+/// Lets bytes out when they are due, in their order, until there are no more or they are lost.
+fn let_out(
+    shared: &Shared,
+    taken: &Receiver<(Instant, Vec<u8>)>,
+    to: &mut TcpStream,
+    is_answer: bool,
+) {
+    for (due, bytes) in taken {
+        // Time on the way is what a slow link is.
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let mut state = shared.lock();
         while state.mode == Mode::Stalled {
             state = shared.changed.wait(state).expect("no holder panics");
         }
         // What was held back is lost with the connection.
         if matches!(state.mode, Mode::Closed | Mode::Ended) {
-            break;
+            return;
         }
         if state.mode == Mode::CutNextAnswer && is_answer {
             state.mode = Mode::Open;
@@ -164,9 +212,8 @@ fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, is_answer: bool
             return;
         }
         drop(state);
-        if to.write_all(&bytes[..read]).is_err() {
-            break;
+        if to.write_all(&bytes).is_err() {
+            return;
         }
     }
-    drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
 }
