@@ -2,14 +2,18 @@
 //! everything agrees again by itself.
 
 use crate::cluster::{self, Cluster, ask, connect, until};
-use crate::{Authority, name, open_sku, reserve};
+use crate::servers::proxy::Proxy;
+use crate::{Authority, entry, name, open_sku, reserve};
 use redis::Connection;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use stockade::Engine;
+use stockade::cache::{Cache, ReservationEntry};
 use stockade::engine::Handle;
-use stockade::redis::{RedisCache, RedisOptions, RedisReader};
-use stockade::types::{HoldStatus, Release, Reserve, SkuId, UserId};
+use stockade::redis::{Fallback, RedisCache, RedisOptions, RedisReader};
+use stockade::types::{
+    Availability, HoldStatus, Release, ReservationId, Reserve, SkuId, SkuName, Timestamp, UserId,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 /// After an outage everything agrees again within this.
@@ -187,6 +191,161 @@ fn a_killed_redis_costs_latency_and_comes_back_whole() {
         until("it is read again", AGREES_WITHIN, || {
             sale.reader.stats().hits > hits
         });
+        sale.go_on(500);
+    });
+}
+
+/// An authority that takes its time, and says how often it was asked for stock and for reservations.
+#[derive(Default)]
+struct Slow {
+    stock: AtomicU64,
+    reservations: AtomicU64,
+}
+
+impl Slow {
+    /// The number of a call that has taken long enough for others to come meanwhile.
+    fn call(calls: &AtomicU64) -> u64 {
+        // What it stands for, a database far away, takes time that nothing signals.
+        std::thread::sleep(Duration::from_millis(5));
+        1 + calls.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Fallback for &Slow {
+    fn stock(&self, name: &SkuName) -> Result<Option<Availability>, String> {
+        let call = Slow::call(&self.stock);
+        Ok(Some(entry(name.as_str(), 1, call).availability))
+    }
+
+    fn reservation(&self, id: ReservationId) -> Result<Option<ReservationEntry>, String> {
+        Ok(Some(ReservationEntry {
+            id,
+            epoch: 1,
+            sequence: Slow::call(&self.reservations),
+            user: UserId(1),
+            status: HoldStatus::Held,
+            expires_at: Timestamp::MAX,
+            lines: Vec::new(),
+        }))
+    }
+}
+
+#[test]
+fn a_dead_redis_lets_one_reader_of_a_key_through_to_the_authority_at_a_time() {
+    const READERS: usize = 12;
+    /// What a reader keeps what it has read, if it isn't told otherwise.
+    const KEEP: Duration = Duration::from_millis(20);
+    let mut server = cluster::start();
+    let options = cluster::options(&[&server]);
+    let mut cache = RedisCache::new(&options);
+    cache.put(&[entry("A", 1, 1)], &[]).expect("it runs");
+    let slow = Slow::default();
+    // A time-out of other tests' making is none of the reader's.
+    let reader = RedisReader::new(&options, &slow).deadline(Duration::from_secs(5));
+    reader.stock(&name("A")).expect("answered");
+    assert_eq!((reader.stats().hits, reader.stats().fallbacks), (1, 0));
+    server.kill();
+    until("it falls back", SOON, || {
+        reader.stock(&name("A")).expect("answered");
+        reader.stats().errors > 0
+    });
+    let (before, begun) = (reader.stats(), Instant::now());
+    let calls = || {
+        let of = |calls: &AtomicU64| calls.load(Ordering::Relaxed);
+        [of(&slow.stock), of(&slow.reservations)]
+    };
+    let called = calls();
+    let id = ReservationId::new(0, 1);
+    let reads: u64 = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut reads, mut last) = (0, [0; 2]);
+                    while begun.elapsed() < Duration::from_secs(2) {
+                        let stock = reader.stock(&name("A")).expect("answered");
+                        let stock = stock.expect("known");
+                        assert_eq!(stock, entry("A", 1, stock.sequence).availability);
+                        let held = reader.reservation(id).expect("answered").expect("known");
+                        assert_eq!((held.id, held.status), (id, HoldStatus::Held));
+                        let now = [stock.sequence, held.sequence];
+                        let goes_back = now.iter().zip(&last).any(|(now, last)| now < last);
+                        assert!(!goes_back, "{now:?} after {last:?}");
+                        (reads, last) = (reads + 2, now);
+                        // So that a core is left to who loads.
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    reads
+                })
+            })
+            .collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("no panic"))
+            .sum()
+    });
+    let most = begun.elapsed().as_millis() / KEEP.as_millis() + 1;
+    let calls: Vec<u64> = calls()
+        .iter()
+        .zip(called)
+        .map(|(now, then)| now - then)
+        .collect();
+    let after = reader.stats();
+    eprintln!("{reads} reads, {calls:?} calls of at most {most} each");
+    assert!(
+        calls.iter().all(|&calls| u128::from(calls) <= most),
+        "{calls:?} of {most}"
+    );
+    assert!(
+        calls.iter().all(|&calls| calls > 5),
+        "nothing is kept for long: {calls:?}"
+    );
+    assert_eq!(
+        after.fallbacks - before.fallbacks,
+        calls.iter().sum::<u64>()
+    );
+    assert_eq!(after.errors - before.errors, reads, "each by the authority");
+    assert_eq!(
+        (after.hits, after.misses, after.failures),
+        (before.hits, before.misses, 0)
+    );
+}
+
+/// Connections stay open and new ones are made, and nothing comes back; the second time what was on its way is lost.
+#[test]
+fn a_redis_that_is_not_heard_delays_a_read_by_its_time_out_and_no_write() {
+    let server = cluster::start();
+    let way = Proxy::start(server.port());
+    let options = RedisOptions::new(&format!("redis://127.0.0.1:{}", way.port()));
+    let options = options.expect("an address");
+    let held = |key: &str| held(&mut connect(&server), key);
+    with_sale(&options, held, |sale| {
+        for round in 0..2 {
+            sale.go_on(500);
+            let before = sale.reader.stats();
+            way.stall();
+            let (write, read) = sale.go_on(2_000);
+            eprintln!("unheard: {write:?} at most a write, {read:?} a read");
+            assert!(
+                write < UNAFFECTED && read < UNAFFECTED,
+                "{write:?}, {read:?}"
+            );
+            let stats = sale.reader.stats();
+            assert!(stats.errors - before.errors > 1_000, "{stats:?}");
+            until("its health says so", SOON, || {
+                !sale.handle.health().warnings.is_empty()
+            });
+            if round == 1 {
+                way.close();
+            }
+            way.open();
+            let hits = sale.reader.stats().hits;
+            until("it is read again", AGREES_WITHIN, || {
+                sale.reader.stats().hits > hits
+            });
+            until("no warning is left", SOON, || {
+                sale.handle.health().warnings.is_empty()
+            });
+        }
         sale.go_on(500);
     });
 }
