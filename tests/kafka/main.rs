@@ -6,6 +6,7 @@
 mod dying;
 mod events;
 mod losses;
+mod network;
 mod pools;
 mod requests;
 

@@ -5,7 +5,7 @@
 //!                                                   └► dead letter            │ answers, once durable
 //! replier   ◄──────────── runs in order, at most `runs_max` ──────────────────┘
 //!           └► reply per request
-//! watcher   twice a second: the lag, and the position as a copy to the consumer group
+//! watcher   twice a second: the lag, and the position as a copy to the consumer group, if it has moved or the copy is behind
 //! ```
 //!
 //! Every message becomes one command with the offset after it, also one that can't be read (a query that changes nothing): so the
@@ -279,17 +279,40 @@ impl Shared {
         let mut copied = 0;
         while !self.is_stopped() {
             let position = self.position.load(Ordering::Acquire);
-            self.measure(position);
+            let answers = self.measure(position);
             self.count();
-            if position != copied
+            if answers
+                && (position != copied || self.is_copy_behind(position))
                 && let Ok(list) = self.partition(position)
-                // Only a copy: one that fails is followed by the next.
+                // Only a copy: one that fails is found behind, and followed by the next.
                 && self.consumer.commit(&list, CommitMode::Async).is_ok()
             {
                 copied = position;
             }
             std::thread::park_timeout(COPY_EVERY);
         }
+    }
+
+    /// Whether the group says less than a position that stands still: a copy didn't arrive, or a former writer's came late. One
+    /// that says more is a successor's, and left: whoever is cut off from the log stands still for long.
+    fn is_copy_behind(&self, position: u64) -> bool {
+        let copy = self.partition(position);
+        let copy = copy.and_then(|list| {
+            let answered = self.consumer.committed_offsets(list, ASK);
+            answered.map_err(|error| error.to_string())
+        });
+        copy.is_ok_and(|list| {
+            let SourceOptions {
+                requests,
+                partition,
+                ..
+            } = &self.options;
+            let at = list.find_partition(requests, *partition);
+            match at.map(|at| at.offset()) {
+                Some(Offset::Offset(at)) => at.unsigned_abs() < position,
+                _ => position > 0,
+            }
+        })
     }
 
     /// How many messages could not be read, and how many of those are only in the partition still.
@@ -311,20 +334,22 @@ impl Shared {
         }
     }
 
-    /// How far the topic is ahead of a position. A cluster that doesn't answer leaves the lag as it was.
-    fn measure(&self, position: u64) {
+    /// How far the topic is ahead of a position. A cluster that doesn't answer leaves the lag as it was; false.
+    fn measure(&self, position: u64) -> bool {
         let SourceOptions {
             requests,
             partition,
             ..
         } = &self.options;
-        if let Ok((_, high)) = cluster::bounds(&self.consumer, requests, *partition, ASK) {
-            let lag = high.unsigned_abs().saturating_sub(position);
-            self.lag.store(lag, Ordering::Relaxed);
-            // It answers: whatever kept the reader from reading has passed.
-            self.waits(None);
-            cluster::meter("stockade_kafka_lag", requests, *partition, lag);
-        }
+        let Ok((_, high)) = cluster::bounds(&self.consumer, requests, *partition, ASK) else {
+            return false;
+        };
+        let lag = high.unsigned_abs().saturating_sub(position);
+        self.lag.store(lag, Ordering::Relaxed);
+        // It answers: whatever kept the reader from reading has passed.
+        self.waits(None);
+        cluster::meter("stockade_kafka_lag", requests, *partition, lag);
+        true
     }
 
     fn partition(&self, offset: u64) -> Result<TopicPartitionList, String> {

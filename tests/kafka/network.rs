@@ -1,0 +1,107 @@
+//! What lies between: copies of the position that come late or not at all.
+
+use crate::{Topics, WITHIN, ask, open_sku, reserve, shared, until};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use stockade::engine::Engine;
+use stockade::kafka::{AskError, KafkaClient};
+
+/// A copy of the source's position, as anybody can read and set it who knows the group's name.
+struct Copy {
+    group: BaseConsumer,
+    partition: TopicPartitionList,
+}
+
+impl Copy {
+    fn of(topics: &Topics) -> Self {
+        let mut config = topics.config();
+        config
+            .set("group.id", topics.name)
+            .set("enable.auto.commit", "false");
+        let mut partition = TopicPartitionList::new();
+        partition.add_partition(&topics.topic("requests"), 0);
+        Self {
+            group: config.create().expect("settings"),
+            partition,
+        }
+    }
+
+    fn get(&self) -> Offset {
+        let found = self
+            .group
+            .committed_offsets(self.partition.clone(), WITHIN)
+            .expect("the broker answers");
+        found.elements()[0].offset()
+    }
+
+    fn set(&self, offset: i64) {
+        let mut to = self.partition.clone();
+        to.set_all_offsets(Offset::Offset(offset))
+            .expect("an offset");
+        let set = self.group.commit(&to, CommitMode::Sync);
+        set.expect("the broker answers");
+    }
+}
+
+/// Nothing is decided that would bring the next copy, if nodes refuse by the last one.
+#[test]
+fn a_copy_of_the_position_that_is_behind_is_put_right_without_traffic() {
+    let server = shared();
+    let topics = Topics::new(&server, "copied");
+    let engine = Engine::builder().start().expect("it starts");
+    let source = topics.source(engine.handle());
+    let client = topics.client();
+    open_sku(&client, "SKU-0", 50);
+    for user in 0..10 {
+        ask(&client, &reserve(user, "SKU-0"));
+    }
+    let copy = Copy::of(&topics);
+    // A request that was slow to be answered was asked again, and both are in the topic.
+    let (mut end, mut lag) = (0, 1);
+    until("all of it is decided", || {
+        let status = source.status();
+        (end, lag) = (status.position, status.lag);
+        lag == 0 && end >= 12
+    });
+    let at = |offset: u64| Offset::Offset(offset.cast_signed());
+    until("it is copied", || copy.get() == at(end));
+    let mut options = topics.client_options();
+    options.lag_max = 5;
+    let node = KafkaClient::start(&topics.cluster(), options, WITHIN).expect("it starts");
+    // As a former writer's source does that wakes up.
+    until("the node sees a lag that is none", || {
+        copy.set(1);
+        node.lags() == [end - 1, 0]
+    });
+    let refused = node.send(&reserve(10, "SKU-0")).err();
+    assert_eq!(refused, Some(AskError::Lagging { lag: end - 1 }));
+    until("it is put right", || node.lags() == [0, 0]);
+    assert_eq!(source.status().position, end, "nothing came meanwhile");
+    assert_eq!(copy.get(), at(end));
+    ask(&node, &reserve(10, "SKU-0"));
+}
+
+/// A writer that is cut off from its log doesn't know of its successor, and stands still.
+#[test]
+fn a_copy_that_a_successor_has_made_is_left_alone() {
+    let server = shared();
+    let topics = Topics::new(&server, "succeeded");
+    let (handle, mut runner) = Engine::builder().build().expect("it opens");
+    let source = topics.source(handle);
+    topics.write(&[&b"x"[..]; 5]);
+    until("they are dealt with", || {
+        runner.step().expect("it commits");
+        source.status().position == 5
+    });
+    let copy = Copy::of(&topics);
+    until("it is copied", || copy.get() == Offset::Offset(5));
+    // From here on nobody turns the crank.
+    copy.set(8);
+    for lag in 1..=4 {
+        topics.write(&[b"x"]);
+        until("it looks again", || source.status().lag == lag);
+    }
+    assert_eq!(source.status().position, 5);
+    assert_eq!(copy.get(), Offset::Offset(8));
+    drop(runner);
+}
