@@ -2,7 +2,9 @@
 //!
 //! The cursor is the topic itself: a sink that starts reads the last record of its partition and goes on with the batch that it is of,
 //! from the log. So per shard the stream may repeat a suffix, when a writer or its producer is replaced, but never skips; and whoever
-//! reads it ignores what is not above the last (epoch, sequence) that he has: see [`EventCursor`].
+//! reads it ignores what is not above the last (epoch, sequence) that he has: see [`EventCursor`]. Not a row beside the log: what
+//! consumers see is the topic, so it alone is the truth about what has left, and a second cursor could say more or less than that,
+//! say after a broker lost its tail.
 //!
 //! A record's value is the event as the log has it, 128 bytes ([`record`](crate::types::record)): one format, and nothing is lost
 //! in a second one. Its headers are text, for tools:
