@@ -2,6 +2,7 @@
 //! own topics on it, and an API node that asks until it knows.
 #![expect(clippy::disallowed_methods, reason = "brokers live in real time")]
 
+mod crashes;
 #[path = "../dying/mod.rs"]
 mod dying;
 mod events;
@@ -20,6 +21,7 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use servers::Server;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use stockade::engine::Handle;
@@ -52,8 +54,12 @@ struct Topics {
 
 impl Topics {
     fn new(server: &Server, name: &'static str) -> Self {
+        Self::at(server.port(), name)
+    }
+
+    fn at(port: u16, name: &'static str) -> Self {
         let topics = Self {
-            brokers: format!("127.0.0.1:{}", server.port()),
+            brokers: format!("127.0.0.1:{port}"),
             name,
         };
         let names = ["requests", "replies", "dead", "events"].map(|kind| topics.topic(kind));
@@ -161,8 +167,13 @@ fn key(text: &str) -> IdempotencyKey {
 }
 
 fn reserve(user: u64, sku: &str) -> Request {
+    reserve_as("reserve", user, sku)
+}
+
+/// Under a key of its own for each `what`.
+fn reserve_as(what: &str, user: u64, sku: &str) -> Request {
     let lines = vec![(name(sku), 1)];
-    let key = key(&format!("reserve {user} {sku}"));
+    let key = key(&format!("{what} {user} {sku}"));
     Request::new(UserId::from(user), key, Body::Reserve { lines })
 }
 
@@ -215,6 +226,17 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
         // What is asked are states and counts, which tell nobody.
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Raises a flag when it is dropped, however that comes about.
+fn raised(flag: &AtomicBool) -> impl Drop {
+    struct Raised<'a>(&'a AtomicBool);
+    impl Drop for Raised<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    Raised(flag)
 }
 
 fn halted(source: &KafkaSource) -> String {

@@ -1,14 +1,15 @@
-//! Requests and replies: engines that die between commit and reply, a broker that is killed under load, messages that nobody
-//! can read, offsets that are gone, and what a full engine and a node say to too many.
+//! Requests and replies: a broker that is killed under load, messages that nobody can read, offsets that are gone, and what a full
+//! engine and a node say to too many.
 
-use crate::dying::Dying;
 use crate::servers::Server;
-use crate::{Topics, WITHIN, ask, events, halted, key, name, open_sku, reserve, shared, until};
+use crate::{
+    Topics, WITHIN, ask, events, halted, key, name, open_sku, raised, reserve, shared, until,
+};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stockade::engine::Engine;
@@ -31,80 +32,6 @@ fn reservations(log: &MemoryLog) -> BTreeMap<UserId, Vec<ReservationId>> {
         }
     }
     made
-}
-
-#[test]
-fn an_engine_killed_between_commit_and_reply_again_and_again_decides_everything_once() {
-    const USERS: u64 = 600;
-    const UNITS: u64 = 400;
-    let server = shared();
-    let topics = Topics::new(&server, "killed");
-    let log = MemoryLog::default();
-    let client = topics.client();
-    let (lives, answered) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let replies = Mutex::new(BTreeMap::new());
-    let is_done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let crowd: Vec<_> = (0..8)
-            .map(|thread| {
-                let (client, replies, answered) = (&client, &replies, &answered);
-                scope.spawn(move || {
-                    if thread == 0 {
-                        open_sku(client, "SKU-0", UNITS);
-                    }
-                    until("the sale opens", || {
-                        let probe = ask(client, &reserve(1_000_000, "SKU-0")).decision;
-                        let is_shut = |refusal: &Refusal| refusal.is_deferral();
-                        !matches!(probe, Decision::Refused(refusal) if is_shut(&refusal))
-                    });
-                    for user in (thread..USERS).step_by(8) {
-                        let reply = ask(client, &reserve(user, "SKU-0"));
-                        let mut replies = replies.lock().expect("nobody panicked");
-                        replies.insert(UserId::from(user), reply.decision);
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        let killer = scope.spawn(|| {
-            while !is_done.load(Ordering::Acquire) {
-                let life = lives.fetch_add(1, Ordering::Relaxed);
-                let store = Dying {
-                    inner: Box::new(MemoryStore::on(&log)),
-                    commits_left: 2 + life % 5,
-                    writes: life % 2 == 0,
-                };
-                let engine = Engine::builder().store(store).start().expect("it recovers");
-                let source = topics.source(engine.handle());
-                until("it dies, or everything is answered", || {
-                    is_done.load(Ordering::Acquire) || !engine.handle().health().is_running()
-                });
-                drop(source);
-            }
-        });
-        let panicked = crowd.into_iter().find_map(|thread| thread.join().err());
-        is_done.store(true, Ordering::Release);
-        killer.join().expect("every life recovers");
-        assert!(
-            panicked.is_none(),
-            "{} answered",
-            answered.load(Ordering::Relaxed)
-        );
-    });
-    assert!(lives.into_inner() > 20, "it died often");
-    let made = reservations(&log);
-    assert!(
-        made.values().all(|ids| ids.len() == 1),
-        "one reservation a user: {made:?}"
-    );
-    assert_eq!(made.len() as u64, UNITS, "sold out, and not one more");
-    for (user, decision) in replies.into_inner().expect("nobody panicked") {
-        match decision {
-            Decision::Reserved(held) => assert_eq!(made.get(&user), Some(&vec![held.id])),
-            Decision::Refused(Refusal::SoldOut { .. }) => assert_eq!(made.get(&user), None),
-            other => panic!("{user}: {other:?}"),
-        }
-    }
 }
 
 #[test]
@@ -169,6 +96,18 @@ fn the_same_message_twice_is_one_reservation_and_one_refusal() {
 fn a_broker_killed_under_load_comes_back_and_nothing_is_lost_or_decided_twice() {
     let mut server = Server::start("kafka.sh", &[]);
     let topics = Topics::new(&server, "away");
+    sell_across(&topics, |_, is_there| {
+        if is_there {
+            server.restart();
+        } else {
+            server.kill();
+        }
+    });
+}
+
+/// Four threads reserve while `turn` takes the broker away and brings it back, twice: it is told which time, and whether the
+/// broker is there now. The node says so, and everything goes on by itself; in the end what was told is in the log, once.
+pub(super) fn sell_across(topics: &Topics, mut turn: impl FnMut(usize, bool)) {
     let log = MemoryLog::default();
     let engine = Engine::builder()
         .store(MemoryStore::on(&log))
@@ -180,6 +119,7 @@ fn a_broker_killed_under_load_comes_back_and_nothing_is_lost_or_decided_twice() 
     let (stop, next) = (AtomicBool::new(false), AtomicU64::new(0));
     let replies = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
+        let stopping = raised(&stop);
         for _ in 0..4 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
@@ -191,10 +131,10 @@ fn a_broker_killed_under_load_comes_back_and_nothing_is_lost_or_decided_twice() 
             });
         }
         let replied = || replies.lock().expect("nobody panicked").len();
-        for _ in 0..2 {
+        for round in 0..2 {
             let before = replied();
             until("it goes on", || replied() > before + 200);
-            server.kill();
+            turn(round, false);
             until("the node says so", || client.trouble().is_some());
             let refused = client.send(&reserve(9_999_999, "SKU-0")).err();
             assert!(
@@ -202,11 +142,11 @@ fn a_broker_killed_under_load_comes_back_and_nothing_is_lost_or_decided_twice() 
                 "{refused:?}"
             );
             assert!(matches!(source.status().state, SourceState::Running(_)));
-            server.restart();
+            turn(round, true);
         }
         let before = replied();
         until("it resumes by itself", || replied() > before + 200);
-        stop.store(true, Ordering::Release);
+        drop(stopping);
     });
     until("the source is well again", || {
         source.status().state == SourceState::Running(None)
