@@ -1,10 +1,34 @@
-//! What lies between: copies of the position that come late or not at all.
+//! What lies between: a broker that nobody hears for a while, and copies of the position that come late or not at all.
 
+use crate::requests::sell_across;
+use crate::servers::Server;
+use crate::servers::proxy::Proxy;
 use crate::{Topics, WITHIN, ask, open_sku, reserve, shared, until};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use stockade::engine::Engine;
 use stockade::kafka::{AskError, KafkaClient};
+
+/// Connections stay open, nobody hears anything, nobody is told: twice, and the second time what was on its way is lost.
+#[test]
+fn a_broker_that_is_not_heard_is_heard_again_and_nothing_is_lost_or_decided_twice() {
+    let mut way = None;
+    // Whoever asks the broker where it is hears of the proxy.
+    let _server = Server::start_with("kafka.sh", |port| {
+        let port = way.insert(Proxy::start(port)).port();
+        vec![format!("advertised.listeners=BROKER://127.0.0.1:{port}")]
+    });
+    let way = way.expect("it was started");
+    let topics = Topics::at(way.port(), "unheard");
+    sell_across(&topics, |round, is_heard| match (round, is_heard) {
+        (_, false) => way.stall(),
+        (0, true) => way.open(),
+        (_, true) => {
+            way.close();
+            way.open();
+        }
+    });
+}
 
 /// A copy of the source's position, as anybody can read and set it who knows the group's name.
 struct Copy {
