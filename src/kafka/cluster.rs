@@ -1,11 +1,15 @@
 //! How the cluster is reached, the settings that all clients share, and the topics.
 
+use crate::types::{Clock, SystemClock};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Message};
 use std::time::Duration;
+
+/// How long to wait before a new topic is looked at again.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Kafka can't be used just now, or as it was told to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,10 +136,10 @@ impl KafkaCluster {
             .map_err(|error| KafkaError::setting(&error))
     }
 
-    /// Makes the topics that don't exist yet; those that do are left as they are.
+    /// Makes the topics that don't exist yet, and waits until they can be used; those that do are left as they are.
     ///
     /// # Errors
-    /// If the cluster doesn't answer within `timeout`, or refuses.
+    /// If the cluster doesn't answer or they can't be used within `timeout`, or it refuses.
     pub fn create_topics(
         &self,
         topics: &[TopicSettings<'_>],
@@ -146,7 +150,8 @@ impl KafkaCluster {
             .config()
             .create()
             .map_err(|error| KafkaError::setting(&error))?;
-        let topics = topics.iter().map(|topic| {
+        let asked = topics;
+        let topics = asked.iter().map(|topic| {
             let replicas = TopicReplication::Fixed(topic.replicas);
             let new = NewTopic::new(topic.name, topic.partitions, replicas);
             let properties = topic.properties.iter();
@@ -157,13 +162,40 @@ impl KafkaCluster {
             .request_timeout(Some(timeout))
             .operation_timeout(Some(timeout));
         let made = wait(admin.create_topics(&topics, &options));
+        let mut new = Vec::new();
         for result in made.map_err(|error| KafkaError::unavailable(&error))? {
             match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(topic) => new.extend(asked.iter().filter(|asked| asked.name == topic)),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     return Err(KafkaError::Unavailable(format!(
                         "topic {topic} can't be made: {code}"
                     )));
+                }
+            }
+        }
+        self.await_leaders(&new, timeout)
+    }
+
+    /// Waits until every partition has a broker that knows it: a topic is made before that.
+    fn await_leaders(
+        &self,
+        topics: &[&TopicSettings<'_>],
+        timeout: Duration,
+    ) -> Result<(), KafkaError> {
+        let consumer = self.consumer("stockade")?;
+        let clock = SystemClock::new();
+        let begun = clock.monotonic();
+        for topic in topics {
+            for partition in 0..topic.partitions {
+                // Who may make topics and not look at them is told nothing of this.
+                while let Err(error) = bounds(&consumer, topic.name, partition, timeout)
+                    && is_passing(&error)
+                {
+                    if clock.monotonic().saturating_sub(begun) > timeout {
+                        return Err(KafkaError::unavailable(&error));
+                    }
+                    std::thread::park_timeout(LOOK);
                 }
             }
         }

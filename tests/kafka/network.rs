@@ -1,4 +1,5 @@
-//! What lies between: a broker that nobody hears for a while, and copies of the position that come late or not at all.
+//! What lies between: a broker that nobody hears for a while, topics that are made but not led yet, and copies of the position
+//! that come late or not at all.
 
 use crate::requests::sell_across;
 use crate::servers::Server;
@@ -7,7 +8,7 @@ use crate::{Topics, WITHIN, ask, open_sku, reserve, shared, until};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use stockade::engine::Engine;
-use stockade::kafka::{AskError, KafkaClient};
+use stockade::kafka::{AskError, KafkaClient, TopicSettings};
 
 /// Connections stay open, nobody hears anything, nobody is told: twice, and the second time what was on its way is lost.
 #[test]
@@ -28,6 +29,29 @@ fn a_broker_that_is_not_heard_is_heard_again_and_nothing_is_lost_or_decided_twic
             way.open();
         }
     });
+}
+
+/// Whoever makes topics starts what uses them next.
+#[test]
+fn topics_that_were_made_can_be_used_at_once() {
+    const PARTITIONS: i32 = 100;
+    let server = shared();
+    let topics = Topics::new(&server, "fresh");
+    for name in ["fresh-1", "fresh-2", "fresh-3"] {
+        let settings = TopicSettings {
+            name,
+            partitions: PARTITIONS,
+            replicas: 1,
+            properties: &[],
+        };
+        let made = topics.cluster().create_topics(&[settings], WITHIN);
+        made.expect("a broker that runs");
+        let reader: BaseConsumer = topics.config().create().expect("settings");
+        for partition in (0..PARTITIONS).rev() {
+            let bounds = reader.fetch_watermarks(name, partition, WITHIN);
+            assert_eq!(bounds, Ok((0, 0)), "{name}/{partition}");
+        }
+    }
 }
 
 /// A copy of the source's position, as anybody can read and set it who knows the group's name.
