@@ -93,11 +93,15 @@ pub(super) fn find_fence(
     shard: u16,
     lock: bool,
 ) -> Result<Option<Fence>, StoreError> {
+    // A statement of its own: one that waits for the lock and reads may give the owner's session as it was before the wait.
+    if lock {
+        let locked = "SELECT FROM writer WHERE shard = $1 FOR UPDATE";
+        session.rows(locked, &[&shard.cast_signed()])?;
+    }
     let sql = "SELECT epoch, writer_id, last_batch, last_hash, credit_micros, handed_on,
                       owner_process(shard, epoch) IS NOT NULL, halted
                FROM writer WHERE shard = $1";
-    let sql = format!("{sql}{}", if lock { " FOR UPDATE" } else { "" });
-    let Some(row) = session.row(&sql, &[&shard.cast_signed()])? else {
+    let Some(row) = session.row(sql, &[&shard.cast_signed()])? else {
         return Ok(None);
     };
     Ok(Some(Fence {

@@ -1,11 +1,13 @@
 //! How the role is taken: follow the log into the replica, wait until the role may be had, and take it between two batches.
 //!
 //! ```text
-//! connect ─► follow ─► may it be had? ─► lock the fence row ─► the last batches ─► the replica agrees ─► a new token
-//!    ▲          ▲            │ no                                                          │ no: nothing changed
-//!    │          └─ 50 ms ────┘
+//! connect ─► follow ─► may it be had? ─► lock the fence row ─► still? ─► the last batches ─► the replica agrees ─► a new token
+//!    ▲          ▲            │ no                                │ no                          │ no: nothing changed
+//!    │          └─ 50 ms ────┴───────────────────────────────────┘
 //!    └── any error that passes: what the replica has taken it keeps
 //! ```
+//!
+//! It is asked twice, because whoever had the lock until then may have taken the role, or be the owner and have committed.
 
 use super::commit::signed;
 use super::halt;
@@ -98,8 +100,10 @@ impl<'a> Opening<'a> {
             if !self.is_ahead_of(found.end) {
                 self.follow(&session, found.end.number)?;
             }
-            if self.may_take(&found, connected) {
-                return self.take(session);
+            if self.may_take(&found, connected)
+                && let Some(found) = self.lock(&session, connected)?
+            {
+                return self.take(session, &found);
             }
             self.pause(LOOK_EVERY)?;
         }
@@ -158,18 +162,31 @@ impl<'a> Opening<'a> {
         found.handed_on || has_left || now.saturating_sub(since) >= patience
     }
 
-    /// Takes the role, between two batches of whoever has it.
-    fn take(&mut self, session: Session) -> Result<(Writer, Recovered), StoreError> {
+    /// Begins a transaction in which nobody else commits, or ends it again if the role is no longer to be had.
+    fn lock(
+        &mut self,
+        session: &Session,
+        connected: Duration,
+    ) -> Result<Option<Fence>, StoreError> {
+        session.run("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+        let found = fence(session, self.request.shard, true)?;
+        if self.may_take(&found, connected) {
+            return Ok(Some(found));
+        }
+        session.run("ROLLBACK")?;
+        Ok(None)
+    }
+
+    /// Takes the role in that transaction, between two batches of whoever has it.
+    fn take(&mut self, session: Session, found: &Fence) -> Result<(Writer, Recovered), StoreError> {
         let shard = self.request.shard;
-        session.run("BEGIN")?;
-        let found = fence(&session, shard, true)?;
         let end = log_end(&session, shard)?;
         self.follow(&session, end.number)?;
         let position = self.position.clone().unwrap_or_default();
         if position.end.number > end.number && found.end == end {
             // Nobody else may remember it.
             let seen = self.seen.as_ref().map_or(0, |(seen, _)| seen.token.epoch);
-            let recorded = halt::record(&session, shard, &found, position.end, seen)?;
+            let recorded = halt::record(&session, shard, found, position.end, seen)?;
             session.run("COMMIT")?;
             let behind = StoreError::Behind {
                 last: end.number,
@@ -189,7 +206,7 @@ impl<'a> Opening<'a> {
         compare_stock(&session, shard, &known)?;
         // A replica that counts nothing has nothing to compare.
         if !stock.is_empty() {
-            compare_overdue(&session, &found, &position.recovered, shard, self.replica)?;
+            compare_overdue(&session, found, &position.recovered, shard, self.replica)?;
         }
         let promoted = promoted(&session, shard)?;
         // The lock is this session's before anybody sees the new token.

@@ -21,6 +21,7 @@ mod sale;
 )]
 mod servers;
 mod store;
+mod takeover;
 #[cfg(feature = "postgres-tls")]
 mod tls;
 

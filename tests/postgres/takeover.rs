@@ -1,0 +1,152 @@
+//! Takeovers that something else comes into the way of: another standby, an owner that is slow or has to come back first, and
+//! a client that stands still in the middle of it.
+
+use crate::{Log, PATIENCE, engine, open_sku, reserve, sql, standby, start_later};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+use stockade::postgres::{PostgresOptions, PostgresStore, Stop};
+use stockade::store::{OpenRequest, Progress, Replica, ReplicaError, Store, StoreError};
+use stockade::types::{Batch, StateRecord};
+
+/// A replica that counts nothing. One with a gate tells when it was given all, and waits there until it is let on or nobody
+/// is left to do so.
+#[derive(Default)]
+struct Blank {
+    gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Replica for Blank {
+    fn restore(&mut self, _: &StateRecord) -> Result<(), ReplicaError> {
+        Ok(())
+    }
+
+    fn apply(&mut self, _: &Batch) -> Result<(), ReplicaError> {
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<(), ReplicaError> {
+        if let Some((tell, go_on)) = &self.gate {
+            // Whoever has dropped the gate wants neither.
+            let _ = (tell.send(()), go_on.recv());
+        }
+        Ok(())
+    }
+
+    fn export(&self, _: &mut dyn FnMut(&StateRecord)) {}
+}
+
+/// A store that is being opened on a thread of its own.
+struct Opening {
+    opened: mpsc::Receiver<Result<PostgresStore, StoreError>>,
+    stop: Stop,
+}
+
+fn open_later(
+    options: &PostgresOptions,
+    writer: u128,
+    mut progress: impl FnMut(Progress) + Send + 'static,
+) -> Opening {
+    open_with(options, writer, Blank::default(), move |done| {
+        progress(done)
+    })
+}
+
+fn open_with(
+    options: &PostgresOptions,
+    writer: u128,
+    mut replica: Blank,
+    mut progress: impl FnMut(Progress) + Send + 'static,
+) -> Opening {
+    let mut store = PostgresStore::new(options.clone());
+    let stop = store.stop_handle();
+    let (tell, opened) = mpsc::channel();
+    let request = OpenRequest {
+        shard: 0,
+        writer,
+        replicas: Arc::new(|| Box::new(Blank::default())),
+    };
+    std::thread::spawn(move || {
+        let taken = store.open(&request, &mut replica, &mut progress);
+        tell.send(taken.map(|_| store))
+    });
+    Opening { opened, stop }
+}
+
+/// Makes the commit of a batch that is yet to come, whose number is given, wait within the fence until the client's
+/// transaction ends.
+fn hold_back(client: &mut postgres::Client) -> i64 {
+    client.batch_execute("BEGIN").expect("a transaction");
+    let row = client.query_one(
+        "INSERT INTO batches SELECT shard, last_batch + 2, epoch, writer_id, last_stamp, 1, last_hash, last_hash, '{}', '{}', '', ''
+         FROM writer RETURNING number",
+        &[],
+    );
+    row.expect("a row in the way").get(0)
+}
+
+fn epoch(options: &PostgresOptions) -> i64 {
+    let row = sql(options).query_one("SELECT epoch FROM writer", &[]);
+    row.expect("one").get(0)
+}
+
+/// Until so many sessions wait for locks while they use the fence row.
+fn await_queue(options: &PostgresOptions, sessions: i64) {
+    let mut client = sql(options);
+    let waiting = "SELECT count(DISTINCT w.pid) FROM pg_locks w JOIN pg_locks r USING (pid)
+        WHERE NOT w.granted AND r.relation = 'writer'::regclass";
+    while client
+        .query_one(waiting, &[])
+        .expect("a count")
+        .get::<_, i64>(0)
+        < sessions
+    {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn of_two_standbys_that_find_the_role_free_one_takes_it_and_the_other_goes_on_following() {
+    let log = Log::new();
+    let patient = standby(&log.options, Duration::from_secs(3_600));
+    let (entered, is_in) = mpsc::channel();
+    let (let_on, go_on) = mpsc::channel();
+    let gate = Some((entered, go_on));
+    // Nobody has had the role yet, so it is free.
+    let first = open_with(&patient, 1, Blank { gate }, |_| {});
+    is_in.recv_timeout(PATIENCE).expect("it takes the role");
+    let second = open_later(&patient, 2, |_| {});
+    await_queue(&log.options, 1);
+    let_on.send(()).expect("it waits");
+    let owner = first.opened.recv_timeout(PATIENCE).expect("it is open");
+    // Its session must last: a standby takes the role of an owner that leaves.
+    let _owner = owner.expect("it has the role");
+    let robbed = second.opened.recv_timeout(Duration::from_secs(1));
+    assert!(robbed.is_err(), "both have taken the role");
+    assert_eq!(epoch(&log.options), 1);
+    second.stop.stop();
+    let stopped = second.opened.recv_timeout(PATIENCE).expect("it ends");
+    assert!(matches!(stopped, Err(StoreError::Stopped)));
+}
+
+#[test]
+fn an_owner_whose_slow_commit_a_standby_has_waited_for_keeps_the_role() {
+    let mut log = Log::new();
+    log.options.statement_timeout = PATIENCE;
+    let owner = engine(&log.options).start().expect("it starts");
+    let handle = owner.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let waiting = start_later(&standby(&log.options, Duration::from_secs(1)));
+    let mut client = sql(&log.options);
+    hold_back(&mut client);
+    // The owner for this client, and the standby, for which it is silent, for the owner.
+    await_queue(&log.options, 2);
+    client.batch_execute("ROLLBACK").expect("out of the way");
+    let early = waiting.recv_timeout(Duration::from_secs(2));
+    assert!(early.is_err(), "it has robbed an owner that commits");
+    reserve(&handle, 1, sku).expect("a unit");
+    assert!(owner.shutdown(PATIENCE).is_clean);
+    let next = waiting.recv_timeout(PATIENCE).expect("it takes the role");
+    assert_eq!(epoch(&log.options), 2);
+    drop(next);
+}
