@@ -20,8 +20,10 @@
 //! writer that was paused past its own replacement answers nothing either.
 //!
 //! A writer commits every 500 ms, if need be an empty batch. A standby ([`Role::WhenSilent`]) follows the log into its replica,
-//! and takes the role at once when the owner's session has ended or has handed the role on, else after 3 s of silence. The
-//! session is watched by an advisory lock that it holds; the lock elects, the token fences.
+//! and takes the role at once when the owner's session ends or hands the role on, else after 3 s of silence. The
+//! session is watched by an advisory lock that it holds; the lock elects, the token fences. After an outage of the server an owner
+//! first has the time to come back that connecting may take, with its memory of what the server may have lost: see
+//! [`PostgresOptions::connect_timeout`].
 //!
 //! # When a connection fails
 //!
@@ -70,6 +72,7 @@ mod snapshot;
 mod sql;
 mod standby;
 mod tls;
+mod watch;
 mod writer;
 
 pub use audit::{PostgresAudit, PostgresLog, PostgresMoment};

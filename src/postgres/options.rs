@@ -10,7 +10,7 @@ pub enum Role {
     #[default]
     TakeNow,
     /// Follow the log as a warm standby, and take the role when its owner has ended (its session is gone, or it has handed
-    /// the role on) or has committed nothing for so long. An owner commits every 500 ms; give six times that, 3 s.
+    /// the role on) or has committed nothing for so long, while the server could be reached. An owner commits every 500 ms; give six times that, 3 s.
     WhenSilent(Duration),
 }
 
@@ -33,7 +33,8 @@ pub struct PostgresOptions {
     pub schema: String,
     /// When to take the role.
     pub role: Role,
-    /// How long one host may take to be connected to (2 s).
+    /// How long one host may take to be connected to (2 s). A standby that has just connected itself, and doesn't find the
+    /// owner connected, gives it so long for every host in the URL, and 0.7 s.
     pub connect_timeout: Duration,
     /// How long opening goes on trying to reach a server (30 s); a standby goes on for ever.
     pub open_within: Duration,

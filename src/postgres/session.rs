@@ -53,11 +53,7 @@ impl Session {
         wanted: TargetSessionAttrs,
     ) -> Result<Self, StoreError> {
         check_schema_name(&options.schema)?;
-        let config: Config = options.url.parse().map_err(|error| {
-            StoreError::Fatal(format!(
-                "the PostgreSQL URL can't be read: {error}; give postgres://user@host:port/database"
-            ))
-        })?;
+        let config = config(options)?;
         let mut last =
             fatal("the PostgreSQL URL names no host: give postgres://user@host:port/database");
         for at in 0..config.get_hosts().len() {
@@ -85,6 +81,15 @@ impl Session {
         };
         session.run(&settings(options))?;
         Ok(session)
+    }
+
+    /// How long it takes at most to connect, if there is a server: the hosts before it may hang.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(super) fn connects_within(options: &PostgresOptions) -> Result<Duration, StoreError> {
+        let hosts = u32::try_from(config(options)?.get_hosts().len()).unwrap_or(u32::MAX);
+        Ok(options.connect_timeout.saturating_mul(hosts))
     }
 
     /// Runs statements without parameters.
@@ -189,6 +194,14 @@ impl Drop for EventLoop {
             runtime.shutdown_background();
         }
     }
+}
+
+fn config(options: &PostgresOptions) -> Result<Config, StoreError> {
+    options.url.parse().map_err(|error| {
+        StoreError::Fatal(format!(
+            "the PostgreSQL URL can't be read: {error}; give postgres://user@host:port/database"
+        ))
+    })
 }
 
 /// The configuration with one host of several, so that one which hangs doesn't hide the others.

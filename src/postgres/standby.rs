@@ -16,6 +16,7 @@ use super::log::{
 };
 use super::session::{Session, fatal};
 use super::sql::Id128;
+use super::watch::Watch;
 use super::writer::{Writer, compare_overdue, compare_stock};
 use super::{PostgresOptions, Role, Stop, schema, snapshot};
 use crate::store::{OpenRequest, Progress, Recovered, Replica, StoreError};
@@ -27,8 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Pauses between attempts to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A server that has just come back gives the owner this time to come back too.
-const OWNER_RETURNS: Duration = Duration::from_secs(1);
+/// An engine's longest pause before it offers a batch again.
+const OFFERED_AGAIN: Duration = Duration::from_millis(200);
 
 /// What one opening knows.
 pub(super) struct Opening<'a> {
@@ -41,8 +42,10 @@ pub(super) struct Opening<'a> {
     position: Option<Position>,
     warnings: Vec<String>,
     clock: SystemClock,
-    /// The owner's last sign of life: what the fence row was, and since when, by this machine's clock.
-    seen: Option<(Fence, Duration)>,
+    /// `None` to take the role at once.
+    watch: Option<Watch>,
+    /// Of the fence row when it was last looked at.
+    epoch: u64,
 }
 
 impl<'a> Opening<'a> {
@@ -53,6 +56,10 @@ impl<'a> Opening<'a> {
         replica: &'a mut dyn Replica,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
+        let watch = match options.role {
+            Role::TakeNow => None,
+            Role::WhenSilent(patience) => Some(Watch::new(patience)),
+        };
         Self {
             options,
             request,
@@ -62,7 +69,8 @@ impl<'a> Opening<'a> {
             position: None,
             warnings: Vec::new(),
             clock: SystemClock::new(),
-            seen: None,
+            watch,
+            epoch: 0,
         }
     }
 
@@ -93,15 +101,20 @@ impl<'a> Opening<'a> {
             let restored = snapshot::restore(&session, shard, self.replica, warnings, &|_| Ok(()))?;
             self.position = Some(restored);
         }
-        let connected = self.clock.monotonic();
+        if let Some(watch) = &mut self.watch {
+            // An idle owner notices with its next heartbeat.
+            let notices = super::HEARTBEAT + OFFERED_AGAIN;
+            let returns_within = Session::connects_within(self.options)?.saturating_add(notices);
+            watch.connect(self.clock.monotonic(), returns_within);
+        }
         loop {
             let found = fence(&session, self.request.shard, false)?;
             // A server that is behind may yet be given what it lost, by the owner.
             if !self.is_ahead_of(found.end) {
                 self.follow(&session, found.end.number)?;
             }
-            if self.may_take(&found, connected)
-                && let Some(found) = self.lock(&session, connected)?
+            if self.may_take(&found)
+                && let Some(found) = self.lock(&session)?
             {
                 return self.take(session, &found);
             }
@@ -148,29 +161,18 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    fn may_take(&mut self, found: &Fence, connected: Duration) -> bool {
-        let Role::WhenSilent(patience) = self.options.role else {
-            return true;
-        };
+    fn may_take(&mut self, found: &Fence) -> bool {
+        self.epoch = found.token.epoch;
         let now = self.clock.monotonic();
-        let since = match &self.seen {
-            Some((seen, since)) if (seen.token, seen.end) == (found.token, found.end) => *since,
-            _ => now,
-        };
-        self.seen = Some((found.clone(), since));
-        let has_left = !found.has_owner && now.saturating_sub(connected) >= OWNER_RETURNS;
-        found.handed_on || has_left || now.saturating_sub(since) >= patience
+        let watch = self.watch.as_mut();
+        watch.is_none_or(|watch| watch.look(found, now))
     }
 
     /// Begins a transaction in which nobody else commits, or ends it again if the role is no longer to be had.
-    fn lock(
-        &mut self,
-        session: &Session,
-        connected: Duration,
-    ) -> Result<Option<Fence>, StoreError> {
+    fn lock(&mut self, session: &Session) -> Result<Option<Fence>, StoreError> {
         session.run("BEGIN ISOLATION LEVEL READ COMMITTED")?;
         let found = fence(session, self.request.shard, true)?;
-        if self.may_take(&found, connected) {
+        if self.may_take(&found) {
             return Ok(Some(found));
         }
         session.run("ROLLBACK")?;
@@ -185,8 +187,7 @@ impl<'a> Opening<'a> {
         let position = self.position.clone().unwrap_or_default();
         if position.end.number > end.number && found.end == end {
             // Nobody else may remember it.
-            let seen = self.seen.as_ref().map_or(0, |(seen, _)| seen.token.epoch);
-            let recorded = halt::record(&session, shard, found, position.end, seen)?;
+            let recorded = halt::record(&session, shard, found, position.end, self.epoch)?;
             session.run("COMMIT")?;
             let behind = StoreError::Behind {
                 last: end.number,

@@ -3,7 +3,10 @@
 
 use crate::servers::Server;
 use crate::servers::proxy::Proxy;
-use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, url};
+use crate::takeover::{await_connected, hold_back, open_later};
+use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, standby, url};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use stockade::engine::{CommandError, Handle};
 use stockade::postgres::{PostgresOptions, PostgresStore};
@@ -115,4 +118,63 @@ fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
     ));
     let reason = halted(&handle);
     assert!(reason.contains("batches are missing"), "{reason}");
+}
+
+#[test]
+fn an_owner_that_comes_back_later_than_its_standby_still_gives_the_lost_batches_again() {
+    let mut pair = Pair::start();
+    // The owner's way to the new primary, and the standby's to the old one.
+    let (late, lost) = (
+        Proxy::start(pair.standby.port()),
+        Proxy::start(pair.primary.port()),
+    );
+    late.close();
+    let url_of = |first: u16, second: u16| {
+        format!("postgres://stockade@127.0.0.1:{first},127.0.0.1:{second}/stockade")
+    };
+    let mut own = pair.options.clone();
+    own.url = url_of(pair.primary.port(), late.port());
+    let mut follower = standby(&pair.options, Duration::from_secs(2));
+    follower.url = url_of(lost.port(), pair.standby.port());
+    follower.connect_timeout = Duration::from_secs(1);
+    let engine = engine(&own).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    let mut held = vec![reserve(&handle, 1, sku).expect("a unit")];
+    let followed = Arc::new(AtomicI64::new(0));
+    let following = Arc::clone(&followed);
+    let waiting = open_later(&follower, 7, move |progress| {
+        following.store(progress.done.cast_signed(), Ordering::Relaxed);
+    });
+    // The standby has what the server that will be promoted has, to the batch: so that it can't tell an owner that isn't back
+    // from one that is silent.
+    let mut client = sql(&pair.options);
+    let last = hold_back(&mut client) - 1;
+    let mut replica = sql(&pair.on_standby());
+    let has_all = |replica: &mut postgres::Client| {
+        let row = replica.query_one("SELECT last_batch FROM writer", &[]);
+        row.is_ok_and(|row| row.get::<_, i64>(0) == last)
+    };
+    while followed.load(Ordering::Relaxed) < last || !has_all(&mut replica) {
+        std::thread::yield_now();
+    }
+    drop(replica);
+    lost.stall();
+    pair.link.stall();
+    client.batch_execute("ROLLBACK").expect("out of the way");
+    held.extend((2..5).map(|user| reserve(&handle, user, sku).expect("a unit")));
+    let early = waiting.opened.recv_timeout(Duration::from_millis(2_500));
+    assert!(early.is_err(), "it reaches no server");
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    await_connected(&pair.on_standby().url, 1);
+    let early = waiting.opened.recv_timeout(Duration::from_millis(400));
+    assert!(early.is_err(), "it has robbed an owner that wasn't back");
+    late.open();
+    held.push(reserve(&handle, 99, sku).expect("a unit"));
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    let next = waiting.opened.recv_timeout(PATIENCE).expect("handed on");
+    drop(next.expect("it has the role"));
+    check_held(&pair.on_standby(), &held);
+    assert_eq!(held.len(), 5);
 }

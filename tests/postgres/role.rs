@@ -36,7 +36,7 @@ fn a_standby_takes_over_when_the_role_is_handed_on_and_when_the_session_ends() {
     // The server ends the owner's session: nobody has to wait for silence.
     let waiting = start_later(&patient);
     let mut client = sql(&log.options);
-    // A standby gives the owner a second from its own connecting on, which it tells nobody and which only time lets pass.
+    // A standby must have seen the owner's session: it looks every 50 ms once it is connected, and tells nobody.
     let ended = client.query_one(
         "SELECT pg_terminate_backend(owner_process(shard, epoch)) FROM writer WHERE pg_sleep(1.5)::text = ''",
         &[],

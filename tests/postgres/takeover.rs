@@ -1,7 +1,9 @@
 //! Takeovers that something else comes into the way of: another standby, an owner that is slow or has to come back first, and
 //! a client that stands still in the middle of it.
 
-use crate::{Log, PATIENCE, engine, open_sku, reserve, sql, standby, start_later};
+use crate::servers::Server;
+use crate::servers::proxy::Proxy;
+use crate::{Log, PATIENCE, connect, engine, open_sku, reserve, sql, standby, start_later, url};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -37,12 +39,12 @@ impl Replica for Blank {
 }
 
 /// A store that is being opened on a thread of its own.
-struct Opening {
-    opened: mpsc::Receiver<Result<PostgresStore, StoreError>>,
-    stop: Stop,
+pub(crate) struct Opening {
+    pub(crate) opened: mpsc::Receiver<Result<PostgresStore, StoreError>>,
+    pub(crate) stop: Stop,
 }
 
-fn open_later(
+pub(crate) fn open_later(
     options: &PostgresOptions,
     writer: u128,
     mut progress: impl FnMut(Progress) + Send + 'static,
@@ -75,7 +77,7 @@ fn open_with(
 
 /// Makes the commit of a batch that is yet to come, whose number is given, wait within the fence until the client's
 /// transaction ends.
-fn hold_back(client: &mut postgres::Client) -> i64 {
+pub(crate) fn hold_back(client: &mut postgres::Client) -> i64 {
     client.batch_execute("BEGIN").expect("a transaction");
     let row = client.query_one(
         "INSERT INTO batches SELECT shard, last_batch + 2, epoch, writer_id, last_stamp, 1, last_hash, last_hash, '{}', '{}', '', ''
@@ -149,4 +151,66 @@ fn an_owner_whose_slow_commit_a_standby_has_waited_for_keeps_the_role() {
     let next = waiting.recv_timeout(PATIENCE).expect("it takes the role");
     assert_eq!(epoch(&log.options), 2);
     drop(next);
+}
+
+/// Until so many writers and standbys are connected.
+pub(crate) fn await_connected(url: &str, programs: i64) {
+    let mut client = connect(url);
+    let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
+    while client
+        .query_one(connected, &[])
+        .expect("a count")
+        .get::<_, i64>(0)
+        < programs
+    {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_owner_keeps_the_role_over_outages_that_last_longer_than_its_standbys_patience() {
+    let mut server = Server::start("postgres.sh", &[]);
+    let options = PostgresOptions::new(url(server.port()));
+    PostgresStore::migrate(&options).expect("a new schema");
+    // The standby is always the first to be back.
+    let proxy = Proxy::start(server.port());
+    let mut far = options.clone();
+    far.url = url(proxy.port());
+    let owner = engine(&far).start().expect("it starts");
+    let handle = owner.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let waiting = start_later(&standby(&options, Duration::from_secs(1)));
+    for round in 0..4 {
+        await_connected(&options.url, 2);
+        // Time for a first look, which it tells nobody.
+        let early = waiting.recv_timeout(Duration::from_millis(500));
+        assert!(early.is_err(), "beside its owner");
+        // Killed, and merely stopped: then connections stay.
+        let is_killed = round % 2 == 0;
+        let outage = Duration::from_millis(2_500);
+        let early = if is_killed {
+            server.kill();
+            proxy.close();
+            let early = waiting.recv_timeout(outage);
+            server.restart();
+            await_connected(&options.url, 1);
+            early
+        } else {
+            server.pause();
+            proxy.stall();
+            let early = waiting.recv_timeout(outage);
+            server.go_on();
+            early
+        };
+        assert!(early.is_err(), "without a server");
+        let early = waiting.recv_timeout(Duration::from_millis(400));
+        assert!(early.is_err(), "robbed (killed: {is_killed})");
+        proxy.open();
+        reserve(&handle, round, sku).expect("a unit");
+        assert_eq!(epoch(&options), 1);
+    }
+    assert!(owner.shutdown(PATIENCE).is_clean);
+    let next = waiting.recv_timeout(PATIENCE).expect("it takes the role");
+    drop(next);
+    assert_eq!(epoch(&options), 2);
 }
