@@ -3,8 +3,9 @@
 //! The log is read into the rows it leads to (see `rebuild`) while a writer may go on. Then the fence row is locked, so that
 //! nobody commits; the last batches are read, every row is compared, and what differs is replaced in that one transaction. It
 //! also takes the role and hands it on: a writer that lives finds itself fenced with its next batch instead of committing on
-//! rows it doesn't know, and whoever waits for the role has it at once. Where nothing differs nobody is fenced. Merely to
-//! look, nothing is locked: both sessions see one moment.
+//! rows it doesn't know, and whoever waits for the role has it at once. Where nothing differs nobody is fenced. A program that is
+//! stopped meanwhile loses its lock after a while, and has changed nothing. Merely to look, nothing is locked: both sessions
+//! see one moment.
 
 use super::audit::holds_drift;
 use super::log::{End, Position, end_of, fence, get, lost, read_to_end, unsigned};
@@ -151,23 +152,23 @@ fn run(
     let session = Session::connect(&options)?;
     let mut rebuild = Rebuild::new(&session, &options.schema, shard)?;
     let mut position = Position::default();
-    let mut read = |rebuild: &mut Rebuild<'_>, replica: &mut dyn Replica| {
+    let mut read = |rebuild: &mut Rebuild<'_>, replica: &mut dyn Replica, position: &mut _| {
         let mut take = |batch: &Batch| {
             let applied = replica.apply(batch);
             applied.map_err(|error| fatal(error.to_string()))?;
             rebuild.take(batch)
         };
-        read_to_end(&log, shard, &mut position, &mut take, progress)
+        read_to_end(&log, shard, position, &mut take, progress)
     };
-    read(&mut rebuild, replica)?;
+    read(&mut rebuild, replica, &mut position)?;
     let found = if intent == Intent::Look {
         share_moment(&session, &log)?;
         known(&session, &options.schema, shard, "")?
     } else {
-        session.run("BEGIN")?;
+        session.begin(position.recovered.last_sequence)?;
         known(&session, &options.schema, shard, "FOR UPDATE")?
     };
-    read(&mut rebuild, replica)?;
+    read(&mut rebuild, replica, &mut position)?;
     check(&rebuild, shard, replica)?;
     let (differences, differing) = rebuild.compare()?;
     let mut repair = PostgresRepair {

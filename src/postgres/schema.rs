@@ -20,8 +20,9 @@ const VERSION: i32 = MIGRATIONS.len() as i32;
 /// A newer schema is left as it is.
 pub(super) fn migrate(session: &Session, schema: &str) -> Result<(), StoreError> {
     // The lock ends with the transaction; its number is any that nobody else uses.
+    session.begin(0)?;
     let begin = format!(
-        "BEGIN; SELECT pg_advisory_xact_lock(7305808869231650); CREATE SCHEMA IF NOT EXISTS {schema};
+        "SELECT pg_advisory_xact_lock(7305808869231650); CREATE SCHEMA IF NOT EXISTS {schema};
          CREATE TABLE IF NOT EXISTS schema_version (
              version int4 PRIMARY KEY, migrated_at timestamptz NOT NULL DEFAULT now());"
     );

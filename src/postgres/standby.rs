@@ -170,7 +170,8 @@ impl<'a> Opening<'a> {
 
     /// Begins a transaction in which nobody else commits, or ends it again if the role is no longer to be had.
     fn lock(&mut self, session: &Session) -> Result<Option<Fence>, StoreError> {
-        session.run("BEGIN ISOLATION LEVEL READ COMMITTED")?;
+        let position = self.position.as_ref();
+        session.begin(position.map_or(0, |position| position.recovered.last_sequence))?;
         let found = fence(session, self.request.shard, true)?;
         if self.may_take(&found) {
             return Ok(Some(found));

@@ -4,18 +4,38 @@
 use crate::servers::Server;
 use crate::servers::proxy::Proxy;
 use crate::{Log, PATIENCE, connect, engine, open_sku, reserve, sql, standby, start_later, url};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
-use stockade::postgres::{PostgresOptions, PostgresStore, Stop};
+use stockade::postgres::{PostgresOptions, PostgresRepair, PostgresStore, Stop};
 use stockade::store::{OpenRequest, Progress, Replica, ReplicaError, Store, StoreError};
-use stockade::types::{Batch, StateRecord};
+use stockade::types::{Availability, Batch, StateRecord};
 
-/// A replica that counts nothing. One with a gate tells when it was given all, and waits there until it is let on or nobody
-/// is left to do so.
+/// Where a replica tells that it has come, and waits until it is let on.
+struct Gate {
+    entered: mpsc::Sender<()>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Gate {
+    /// And what its keeper has of it.
+    fn new() -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (entered, is_in) = mpsc::channel();
+        let (let_on, go_on) = mpsc::channel();
+        let go_on = Mutex::new(go_on);
+        (Self { entered, go_on }, is_in, let_on)
+    }
+
+    fn pass(&self) {
+        // A keeper that is gone wants neither.
+        let _ = (self.entered.send(()), self.go_on.lock().map(|on| on.recv()));
+    }
+}
+
+/// A replica that counts nothing, with a gate where it was given all, or where it is compared.
 #[derive(Default)]
 struct Blank {
-    gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+    complete: Option<Gate>,
+    stock: Option<Gate>,
 }
 
 impl Replica for Blank {
@@ -28,14 +48,20 @@ impl Replica for Blank {
     }
 
     fn complete(&mut self) -> Result<(), ReplicaError> {
-        if let Some((tell, go_on)) = &self.gate {
-            // Whoever has dropped the gate wants neither.
-            let _ = (tell.send(()), go_on.recv());
+        if let Some(gate) = &self.complete {
+            gate.pass();
         }
         Ok(())
     }
 
     fn export(&self, _: &mut dyn FnMut(&StateRecord)) {}
+
+    fn stock(&self) -> Vec<Availability> {
+        if let Some(gate) = &self.stock {
+            gate.pass();
+        }
+        Vec::new()
+    }
 }
 
 /// A store that is being opened on a thread of its own.
@@ -62,17 +88,23 @@ fn open_with(
 ) -> Opening {
     let mut store = PostgresStore::new(options.clone());
     let stop = store.stop_handle();
-    let (tell, opened) = mpsc::channel();
     let request = OpenRequest {
         shard: 0,
         writer,
         replicas: Arc::new(|| Box::new(Blank::default())),
     };
-    std::thread::spawn(move || {
+    let opened = later(move || {
         let taken = store.open(&request, &mut replica, &mut progress);
-        tell.send(taken.map(|_| store))
+        taken.map(|_| store)
     });
     Opening { opened, stop }
+}
+
+/// Does it on a thread of its own.
+fn later<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(work()));
+    told
 }
 
 /// Makes the commit of a batch that is yet to come, whose number is given, wait within the fence until the client's
@@ -111,11 +143,13 @@ fn await_queue(options: &PostgresOptions, sessions: i64) {
 fn of_two_standbys_that_find_the_role_free_one_takes_it_and_the_other_goes_on_following() {
     let log = Log::new();
     let patient = standby(&log.options, Duration::from_secs(3_600));
-    let (entered, is_in) = mpsc::channel();
-    let (let_on, go_on) = mpsc::channel();
-    let gate = Some((entered, go_on));
+    let (gate, is_in, let_on) = Gate::new();
+    let gated = Blank {
+        complete: Some(gate),
+        ..Blank::default()
+    };
     // Nobody has had the role yet, so it is free.
-    let first = open_with(&patient, 1, Blank { gate }, |_| {});
+    let first = open_with(&patient, 1, gated, |_| {});
     is_in.recv_timeout(PATIENCE).expect("it takes the role");
     let second = open_later(&patient, 2, |_| {});
     await_queue(&log.options, 1);
@@ -213,4 +247,52 @@ fn an_owner_keeps_the_role_over_outages_that_last_longer_than_its_standbys_patie
     let next = waiting.recv_timeout(PATIENCE).expect("it takes the role");
     drop(next);
     assert_eq!(epoch(&options), 2);
+}
+
+#[test]
+fn a_standby_that_stands_still_in_the_middle_of_its_takeover_keeps_nobody_from_committing_for_long()
+{
+    let log = Log::new();
+    let owner = engine(&log.options).start().expect("it starts");
+    let handle = owner.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let (gate, is_in, let_on) = Gate::new();
+    let gated = Blank {
+        complete: Some(gate),
+        ..Blank::default()
+    };
+    let frozen = open_with(&log.options, 1, gated, |_| {});
+    is_in.recv_timeout(PATIENCE).expect("it takes the role");
+    let held = later(move || reserve(&handle, 1, sku)).recv_timeout(Duration::from_secs(20));
+    held.expect("the shard is blocked").expect("a unit");
+    // It finds itself without a session, and has changed nothing.
+    frozen.stop.stop();
+    let_on.send(()).expect("it waits");
+    let ended = frozen.opened.recv_timeout(PATIENCE).expect("it ends");
+    assert!(matches!(ended, Err(StoreError::Stopped)));
+    assert_eq!(epoch(&log.options), 1);
+    assert!(owner.shutdown(PATIENCE).is_clean);
+}
+
+#[test]
+fn a_repair_that_is_stopped_in_the_middle_keeps_nobody_from_committing_for_long() {
+    let log = Log::new();
+    let owner = engine(&log.options).start().expect("it starts");
+    let handle = owner.handle();
+    let sku = open_sku(&handle, "A", 10);
+    let (gate, is_in, let_on) = Gate::new();
+    let mut gated = Blank {
+        stock: Some(gate),
+        ..Blank::default()
+    };
+    let options = log.options.clone();
+    let repaired = later(move || PostgresRepair::apply(&options, 0, &mut gated, &mut |_| {}));
+    is_in.recv_timeout(PATIENCE).expect("it compares");
+    let held = later(move || reserve(&handle, 1, sku)).recv_timeout(Duration::from_secs(20));
+    held.expect("the shard is blocked").expect("a unit");
+    let_on.send(()).expect("it waits");
+    let ended = repaired.recv_timeout(PATIENCE).expect("it ends");
+    assert!(matches!(ended, Err(StoreError::Retryable(_))), "{ended:?}");
+    assert_eq!(epoch(&log.options), 1);
+    assert!(owner.shutdown(PATIENCE).is_clean);
 }
