@@ -2,8 +2,9 @@
 //! connection was lost.
 //!
 //! Invariants. I1: a batch is in the chain once it is known to be committed. I2: a new session is used only after the fence
-//! row was found to bear this writer's token and an end that is in the chain, or one batch beyond it, which the next commit
-//! judges. I3: what a server has lost it is given again in order, each batch through the same fence.
+//! row was found, when no other session of this writer could commit any more, to bear its token and an end that is in the
+//! chain, or one batch beyond it, which the next commit judges. I3: what a server has lost it is given again in order, each
+//! batch through the same fence.
 
 use super::PostgresOptions;
 use super::chain::Chain;
@@ -29,6 +30,7 @@ pub(super) struct Writer {
     /// `None` after an error that leaves open what the server has done.
     link: Option<Link>,
     chain: Chain,
+    /// As of the chain's end.
     credit_micros: u64,
     changes: Changes,
     /// What the rows of the next batch's SKUs must say after it.
@@ -133,24 +135,28 @@ impl Writer {
     }
 
     fn offer(&mut self, link: &Link, batch: &Batch) -> Result<(), StoreError> {
-        match self.send(link, batch, true)? {
-            None => {
-                self.committed(batch);
-                Ok(())
+        let refused = self.send(link, batch, self.credit_micros, true)?;
+        if let Some(fence) = refused {
+            self.judge(&fence, batch)?;
+            // The last one once more.
+            if self.chain.end() == fence.end {
+                return Ok(());
             }
-            Some(fence) => self.judge(&fence, batch),
         }
+        self.committed(batch);
+        Ok(())
     }
 
-    /// Sends a batch; gives the fence row if it wasn't let through.
+    /// Sends a batch, before which so much time was credited; gives the fence row if it wasn't let through.
     fn send(
         &mut self,
         link: &Link,
         batch: &Batch,
+        credit_micros: u64,
         is_expected: bool,
     ) -> Result<Option<Fence>, StoreError> {
         self.changes
-            .read(batch, self.credit_micros)
+            .read(batch, credit_micros)
             .map_err(|what| fatal(format!("batch {}: {what}", batch.header.number)))?;
         let expected = if is_expected { &*self.expected } else { &[] };
         if batch.header.token == self.token
@@ -178,8 +184,8 @@ impl Writer {
         self.warnings.iter().cloned().chain(keeper).collect()
     }
 
-    /// Why the fence let nothing through.
-    fn judge(&mut self, fence: &Fence, batch: &Batch) -> Result<(), StoreError> {
+    /// Why the fence let nothing through. `Ok`: the batch is the server's last one, its acknowledgement was lost.
+    fn judge(&self, fence: &Fence, batch: &Batch) -> Result<(), StoreError> {
         let header = &batch.header;
         let number = header.number;
         if header.shard != self.shard {
@@ -198,10 +204,6 @@ impl Writer {
             hash: batch.hash(),
         };
         if fence.end == offered {
-            // Its acknowledgement was lost, unless it is the last one once more.
-            if self.chain.end() != offered {
-                self.committed(batch);
-            }
             return Ok(());
         }
         if fence.end.number + 1 < number {
@@ -232,9 +234,12 @@ impl Writer {
     /// Goes on with a new session.
     fn resume(&mut self) -> Result<Link, StoreError> {
         let session = Session::connect(&self.options)?;
+        // Before anybody is ended: another writer's session may bear this epoch on a server that has lost the takeover.
+        self.check_token(&fence(&session, self.shard, false)?)?;
+        own(&session, self.shard, self.token.epoch)?;
+        // What the session before this one had under way is there now, or never will be.
         let found = fence(&session, self.shard, false)?;
         self.check_token(&found)?;
-        own(&session, self.shard, self.token.epoch)?;
         let link = Link::new(session)?;
         self.give_again(&link, &found)?;
         // Whatever server this is, its log is whole.
@@ -269,13 +274,13 @@ impl Writer {
             });
         };
         let lost: Vec<Batch> = lost.cloned().collect();
-        self.credit_micros = found.credit_micros;
+        let mut credit_micros = found.credit_micros;
         for batch in &lost {
             // What the rows say in between nobody was told.
-            if let Some(fence) = self.send(link, batch, false)? {
-                return self.judge(&fence, batch);
+            if let Some(fence) = self.send(link, batch, credit_micros, false)? {
+                self.judge(&fence, batch)?;
             }
-            self.credit_micros += self.changes.credit_micros;
+            credit_micros = credit_micros.saturating_add(self.changes.credit_micros);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::takeover::{await_connected, hold_back, open_later};
 use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, standby, url};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stockade::engine::{CommandError, Handle};
 use stockade::postgres::{PostgresOptions, PostgresStore};
 use stockade::types::SkuId;
@@ -118,6 +118,53 @@ fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
     ));
     let reason = halted(&handle);
     assert!(reason.contains("batches are missing"), "{reason}");
+}
+
+/// A server that waits at every commit for a standby that there isn't; the transaction is committed when the wait is broken off.
+/// It may not be promoted yet.
+fn wait_at_commits(client: &mut postgres::Client, waits: bool) {
+    let name = if waits { "nobody" } else { "" };
+    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    client.batch_execute(&set).expect("a setting");
+    client
+        .batch_execute("SELECT pg_reload_conf()")
+        .expect("it is read");
+}
+
+#[test]
+fn lost_batches_whose_giving_is_broken_off_are_given_on_from_there() {
+    let mut pair = Pair::start();
+    let engine = engine(&pair.options).start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    let mut held = vec![reserve(&handle, 1, sku).expect("a unit")];
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    held.extend((2..6).map(|user| reserve(&handle, user, sku).expect("a unit")));
+    let promoted = pair.on_standby();
+    wait_at_commits(&mut sql(&promoted), true);
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    // Its sessions give a batch each, and are given up in its commit: the next one breaks that off.
+    let mut client = sql(&promoted);
+    let mut owner = || -> Option<i32> {
+        let row = client.query_one("SELECT owner_process(shard, epoch) FROM writer", &[]);
+        row.expect("one").get(0)
+    };
+    let (mut sessions, begun) = (Vec::new(), Instant::now());
+    while sessions.len() < 3 {
+        if let Some(session) = owner()
+            && sessions.last() != Some(&session)
+        {
+            sessions.push(session);
+        }
+        assert!(begun.elapsed() < PATIENCE, "it has given up: {sessions:?}");
+    }
+    wait_at_commits(&mut client, false);
+    held.push(reserve(&handle, 99, sku).expect("a unit"));
+    let report = engine.shutdown(PATIENCE);
+    assert!(report.is_clean, "{report:?}");
+    check_held(&promoted, &held);
+    assert_eq!(held.len(), 6);
 }
 
 #[test]
