@@ -3,14 +3,14 @@
 
 use crate::servers::Server;
 use crate::servers::proxy::Proxy;
-use crate::takeover::{await_connected, hold_back, open_later};
+use crate::takeover::{await_connected, hold_back, last_batch, open_later};
 use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, standby, url};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use stockade::engine::{CommandError, Handle};
 use stockade::postgres::{PostgresOptions, PostgresStore};
-use stockade::types::SkuId;
+use stockade::types::{Reserve, SkuId, Timestamp, UserId};
 
 /// A primary, and an asynchronous standby that gets its log through a proxy.
 pub(crate) struct Pair {
@@ -165,6 +165,53 @@ fn lost_batches_whose_giving_is_broken_off_are_given_on_from_there() {
     assert!(report.is_clean, "{report:?}");
     check_held(&promoted, &held);
     assert_eq!(held.len(), 6);
+}
+
+#[test]
+fn deadlines_stay_what_was_told_when_the_giving_of_a_credit_is_broken_off() {
+    let mut pair = Pair::start();
+    let stalls = engine(&pair.options).stall_credit_after(Duration::from_millis(500));
+    let engine = stalls.start().expect("it starts");
+    let handle = engine.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    let promoted = pair.on_standby();
+    wait_at_commits(&mut sql(&promoted), true);
+    // A commit that takes long is credited by the next one, and that is the last one that is lost, or nearly.
+    let mut client = sql(&pair.options);
+    hold_back(&mut client);
+    while handle.health().warnings.is_empty() {
+        std::thread::yield_now();
+    }
+    client.batch_execute("ROLLBACK").expect("out of the way");
+    let mut end = || -> (i64, i64) {
+        let row = client.query_one("SELECT credit_micros, last_batch FROM writer", &[]);
+        let row = row.expect("one");
+        (row.get(0), row.get(1))
+    };
+    while end().0 == 0 {
+        std::thread::yield_now();
+    }
+    let (credit, last) = end();
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    // The last one is there once it was broken off.
+    let begun = Instant::now();
+    while last_batch(&promoted) < last {
+        assert!(begun.elapsed() < PATIENCE, "it has given up");
+    }
+    wait_at_commits(&mut sql(&promoted), false);
+    let asked = handle.reserve(Reserve::one(UserId(2), sku, 1).expect("a cart"));
+    let held = asked.expect("room").wait().expect("a unit");
+    let row = sql(&promoted).query_one(
+        "SELECT expires_at, credit_micros FROM holds JOIN writer ON true WHERE id = $1",
+        &[&held.id],
+    );
+    let row = row.expect("its row");
+    assert!(row.get::<_, i64>(1) >= credit);
+    assert_eq!(row.get::<_, Timestamp>(0), held.expires_at);
+    assert!(engine.shutdown(PATIENCE).is_clean);
 }
 
 #[test]

@@ -119,6 +119,11 @@ pub(crate) fn hold_back(client: &mut postgres::Client) -> i64 {
     row.expect("a row in the way").get(0)
 }
 
+pub(crate) fn last_batch(options: &PostgresOptions) -> i64 {
+    let row = sql(options).query_one("SELECT last_batch FROM writer", &[]);
+    row.expect("one").get(0)
+}
+
 fn epoch(options: &PostgresOptions) -> i64 {
     let row = sql(options).query_one("SELECT epoch FROM writer", &[]);
     row.expect("one").get(0)
