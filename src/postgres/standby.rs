@@ -44,7 +44,7 @@ pub(super) struct Opening<'a> {
     clock: SystemClock,
     /// `None` to take the role at once.
     watch: Option<Watch>,
-    /// Of the fence row when it was last looked at.
+    /// The highest that a fence row bore: a server may have lost it.
     epoch: u64,
 }
 
@@ -162,7 +162,7 @@ impl<'a> Opening<'a> {
     }
 
     fn may_take(&mut self, found: &Fence) -> bool {
-        self.epoch = found.token.epoch;
+        self.epoch = self.epoch.max(found.token.epoch);
         let now = self.clock.monotonic();
         let watch = self.watch.as_mut();
         watch.is_none_or(|watch| watch.look(found, now))

@@ -460,6 +460,10 @@ fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
     reserve(&handle, 1, sku).expect("a unit");
     pair.catch_up(&handle, sku);
     pair.link.stall();
+    // Nor will it remember that the role changed hands.
+    assert!(first.shutdown(PATIENCE).is_clean);
+    let first = engine(&pair.options).start().expect("it starts");
+    let handle = first.handle();
     let waiting = start_later(&standby(&pair.options, Duration::from_secs(2)));
     for user in 2..6 {
         reserve(&handle, user, sku).expect("a unit");
@@ -499,6 +503,9 @@ fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
         refused.to_string().contains("batches are missing"),
         "{refused}"
     );
+    let epoch = sql(&pair.on_standby()).query_one("SELECT epoch FROM writer", &[]);
+    let epoch: i64 = epoch.expect("one").get(0);
+    assert_eq!(epoch, 3, "one that the lost history has used");
 }
 
 #[test]
