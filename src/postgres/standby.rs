@@ -213,11 +213,15 @@ impl<'a> Opening<'a> {
         let promoted = promoted(&session, shard)?;
         // The lock is this session's before anybody sees the new token.
         let row = session.row(
-            "UPDATE writer SET epoch = epoch + 1, writer_id = $2, handed_on = false, committed_at = now(),
+            "UPDATE writer SET epoch = greatest(epoch, $3) + 1, writer_id = $2, handed_on = false, committed_at = now(),
                                timeline = timeline_at_risk()
              WHERE shard = $1
              RETURNING epoch, pg_try_advisory_lock(owner_lock(shard, epoch))",
-            &[&shard.cast_signed(), &Id128(self.request.writer)],
+            &[
+                &shard.cast_signed(),
+                &Id128(self.request.writer),
+                &signed(self.epoch)?,
+            ],
         )?;
         let row = row.ok_or_else(|| fatal("the fence row has vanished"))?;
         let epoch = unsigned(&row, 0)?;

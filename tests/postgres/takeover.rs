@@ -301,3 +301,28 @@ fn a_repair_that_is_stopped_in_the_middle_keeps_nobody_from_committing_for_long(
     assert_eq!(epoch(&log.options), 1);
     assert!(owner.shutdown(PATIENCE).is_clean);
 }
+
+#[test]
+fn an_epoch_that_a_server_has_forgotten_is_not_used_again() {
+    let log = Log::new();
+    for writer in 1..=2 {
+        let taken = open_later(&log.options, writer, |_| {}).opened;
+        let taken = taken.recv_timeout(PATIENCE).expect("it ends");
+        drop(taken.expect("it has the role"));
+    }
+    assert_eq!(epoch(&log.options), 2);
+    let owner = open_later(&log.options, 3, |_| {}).opened;
+    let owner = owner.recv_timeout(PATIENCE).expect("it ends");
+    let _owner = owner.expect("it has the role");
+    let patient = standby(&log.options, Duration::from_secs(3_600));
+    let waiting = open_later(&patient, 4, |_| {}).opened;
+    // Time for a look, which it tells nobody.
+    let early = waiting.recv_timeout(Duration::from_secs(1));
+    assert!(early.is_err(), "the owner is there");
+    sql(&log.options)
+        .batch_execute("UPDATE writer SET epoch = 1, handed_on = true")
+        .expect("as a server says that has lost two takeovers");
+    let taken = waiting.recv_timeout(PATIENCE).expect("it ends");
+    let _next = taken.expect("it has the role");
+    assert_eq!(epoch(&log.options), 4);
+}
