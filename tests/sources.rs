@@ -269,6 +269,28 @@ fn a_source_that_is_read_again_while_the_engine_runs_is_refused() {
 }
 
 #[test]
+fn an_operator_moves_a_source_back_and_the_log_has_it_before_it_is_told() {
+    let log = MemoryLog::default();
+    let open = || Engine::builder().store(MemoryStore::on(&log)).build();
+    let (handle, mut runner) = open().expect("it opens");
+    handle.submit_run(&mut vec![message(8)]).expect("room");
+    let to = |position| SourcePosition {
+        source: SOURCE,
+        position,
+    };
+    let moved = handle.move_source(to(3)).expect("room");
+    assert_eq!(handle.position(SOURCE), Some(3));
+    runner.step().expect("it commits");
+    assert_eq!(wait(moved).len(), 1);
+    drop(runner);
+    let (handle, mut runner) = open().expect("it recovers");
+    assert_eq!(handle.position(SOURCE), Some(3));
+    let taken = handle.submit_run(&mut vec![message(3)]);
+    runner.step().expect("it commits");
+    assert_eq!(wait(taken.expect("it is new")).len(), 1);
+}
+
+#[test]
 fn a_full_queue_hands_the_run_back_and_leaves_the_position() {
     let (handle, mut runner) = Engine::builder()
         .ring_capacity(4)

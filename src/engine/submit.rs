@@ -8,10 +8,10 @@ use super::turn::Turn;
 use crate::ring::BulkError;
 use crate::ticket;
 use crate::types::{
-    Answer, Answers, Command, SOURCES_MAX, SkuId, SkuName, SourcePosition, Sourced, Submit,
+    Answer, Answers, Command, Query, SOURCES_MAX, SkuId, SkuName, SourcePosition, Sourced, Submit,
     SubmitError, Timestamp,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -116,16 +116,64 @@ fn after(stand: &[SourcePosition], run: &[Sourced]) -> Result<Vec<SourcePosition
                     stands,
                 });
             }
-            None if after.len() == SOURCES_MAX => {
-                return Err(SubmitError::TooManySources {
-                    source_id: at.source,
-                    max: SOURCES_MAX,
-                });
-            }
-            _ => stand_at(&mut after, at),
+            _ => admit(&mut after, at)?,
         }
     }
     Ok(after)
+}
+
+/// A source stands there; the log has a place for it.
+fn admit(stand: &mut Vec<SourcePosition>, at: SourcePosition) -> Result<(), SubmitError> {
+    if stand.len() == SOURCES_MAX && position_of(stand, at.source).is_none() {
+        return Err(SubmitError::TooManySources {
+            source_id: at.source,
+            max: SOURCES_MAX,
+        });
+    }
+    stand_at(stand, at);
+    Ok(())
+}
+
+impl Handle {
+    /// Puts a run in line, after which the sources stand there. The lock is held until the run is in the ring: positions are
+    /// pushed in the order in which they were checked.
+    fn push_run(
+        &self,
+        run: &mut Vec<Sourced>,
+        mut stand: MutexGuard<'_, Vec<SourcePosition>>,
+        after: Vec<SourcePosition>,
+    ) -> Result<Box<dyn Answers>, SubmitError> {
+        if self.has_ended() {
+            return Err(SubmitError::Ended);
+        }
+        let Some((completers, block)) = self.shared.pool.issue_block(run.len()) else {
+            return Err(SubmitError::Full);
+        };
+        let mut requests: Vec<Request> = run
+            .drain(..)
+            .zip(completers)
+            .map(|(sourced, completer)| Request {
+                cargo: sourced.into(),
+                completer,
+            })
+            .collect();
+        self.shared.sources.are_any.store(true, Ordering::Relaxed);
+        match self.producer.try_push_bulk(&mut requests) {
+            Ok(()) => {
+                *stand = after;
+                Ok(Box::new(Run(block)))
+            }
+            Err(error) => {
+                let back = requests.into_iter();
+                run.extend(back.map(|request| request.cargo.into_sourced()));
+                Err(match error {
+                    BulkError::Full => SubmitError::Full,
+                    BulkError::TooLong { .. } => SubmitError::TooLong,
+                    BulkError::Closed => SubmitError::Ended,
+                })
+            }
+        }
+    }
 }
 
 impl Submit for Handle {
@@ -141,43 +189,21 @@ impl Submit for Handle {
         if run.len() > self.run_max() {
             return Err(SubmitError::TooLong);
         }
-        let sources = &self.shared.sources;
-        // Held until the run is in the ring: positions are pushed in the order in which they were checked.
-        let mut stand = sources.stand.lock();
+        let stand = self.shared.sources.stand.lock();
         let after = after(&stand, run)?;
-        if self.has_ended() {
-            return Err(SubmitError::Ended);
-        }
-        let Some((completers, block)) = self.shared.pool.issue_block(run.len()) else {
-            return Err(SubmitError::Full);
-        };
-        let mut requests: Vec<Request> = run
-            .drain(..)
-            .zip(completers)
-            .map(|(sourced, completer)| Request {
-                cargo: sourced.into(),
-                completer,
-            })
-            .collect();
-        sources.are_any.store(true, Ordering::Relaxed);
-        match self.producer.try_push_bulk(&mut requests) {
-            Ok(()) => {
-                *stand = after;
-                Ok(Box::new(Run(block)))
-            }
-            Err(error) => {
-                run.extend(
-                    requests
-                        .into_iter()
-                        .map(|request| request.cargo.into_sourced()),
-                );
-                Err(match error {
-                    BulkError::Full => SubmitError::Full,
-                    BulkError::TooLong { .. } => SubmitError::TooLong,
-                    BulkError::Closed => SubmitError::Ended,
-                })
-            }
-        }
+        self.push_run(run, stand, after)
+    }
+
+    fn move_source(&self, to: SourcePosition) -> Result<Box<dyn Answers>, SubmitError> {
+        let stand = self.shared.sources.stand.lock();
+        let mut after = stand.clone();
+        admit(&mut after, to)?;
+        // A position rides with a command; this one changes nothing.
+        let mut run = vec![Sourced {
+            command: Command::Query(Query::Sku(SkuId(u32::MAX))),
+            from: Some(to),
+        }];
+        self.push_run(&mut run, stand, after)
     }
 
     fn now(&self) -> Timestamp {

@@ -6,7 +6,8 @@
 //!
 //! - I1: no position is in the log that includes a command without an answer in the log: positions ride with their commands.
 //! - I2: no command's answer is committed without a position that includes it, not even one that records nothing.
-//! - I3: a source's positions only grow; a command whose position was submitted before is refused, not decided again.
+//! - I3: a source's positions only grow; a command whose position was submitted before is refused, not decided again. Only an operator
+//!   may [move](Submit::move_source) a source back.
 
 use super::{Answer, Command, SkuId, SkuName, SourcePosition, Timestamp};
 use std::time::Duration;
@@ -69,6 +70,13 @@ pub trait Submit: Send + Sync {
     /// # Errors
     /// Why they were not taken.
     fn submit_run(&self, run: &mut Vec<Sourced>) -> Result<Box<dyn Answers>, SubmitError>;
+
+    /// Moves a source to a position, also back: an operator's word about what lies between, while nobody reads the source. The
+    /// log has it once the answer is there.
+    ///
+    /// # Errors
+    /// As [`submit_run`](Self::submit_run).
+    fn move_source(&self, to: SourcePosition) -> Result<Box<dyn Answers>, SubmitError>;
 
     /// The log's time, by which commands are decided. It may differ from this machine's clock.
     fn now(&self) -> Timestamp;
