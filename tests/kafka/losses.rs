@@ -113,7 +113,7 @@ fn messages_that_are_gone_while_a_source_reads_halt_it_before_the_gap() {
         "{why}"
     );
     assert!(
-        why.contains("Nothing was reset") && why.contains("begin_at"),
+        why.contains("Nothing was reset") && why.contains("--begin-at"),
         "{why}"
     );
     until("what it has read is decided", || {
@@ -140,7 +140,7 @@ fn a_topic_that_is_made_anew_under_a_running_source_halts_it() {
     make_anew(&topics, "requests");
     let why = halted(&source);
     assert!(
-        why.contains("Nothing was reset") && why.contains("begin_at"),
+        why.contains("Nothing was reset") && why.contains("--begin-at"),
         "{why}"
     );
     assert!(engine.handle().health().is_running(), "holds still lapse");

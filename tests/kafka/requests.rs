@@ -269,11 +269,23 @@ fn an_offset_outside_the_topic_halts_and_is_never_reset() {
     let why = halted(&source);
     assert!(why.contains("stands at offset 1000"), "{why}");
     assert!(
-        why.contains("holds 0 to 0") && why.contains("begin_at"),
+        why.contains("holds 0 to 0") && why.contains("resume --begin-at 0 --shard 0"),
         "{why}"
     );
+    // An operator who knows what became of them says where to go on, also before where the log stands.
+    let begins = |engine: &Engine, offset| {
+        let handle = engine.handle();
+        KafkaSource::begin_at(&topics.cluster(), &options, offset, &handle, WITHIN)
+    };
+    let refused = begins(&engine, 1).expect_err("it isn't there");
+    assert!(refused.to_string().contains("and not 1"), "{refused}");
+    begins(&engine, 0).expect("it is there");
     // Before its beginning: retention has taken messages that nobody has decided.
     topics.write(&[&b"x"[..]; 10]);
+    let source = topics.source(engine.handle());
+    until("all is dealt with", || source.status().position == 10);
+    let refused = begins(&engine, 3).expect_err("nothing is amiss");
+    assert!(refused.to_string().contains("stands at 10"), "{refused}");
     delete_before(&topics, 6);
     let engine = log_at(3);
     let source = topics.source(engine.handle());
@@ -283,11 +295,8 @@ fn an_offset_outside_the_topic_halts_and_is_never_reset() {
         "{why}"
     );
     assert!(engine.handle().health().is_running(), "holds still lapse");
-    // An operator who knows what became of them says where to go on.
-    let mut accepted = topics.source_options();
-    accepted.begin_at = Some(6);
-    let source = KafkaSource::start(&topics.cluster(), accepted, engine.handle());
-    let source = source.expect("it starts");
+    begins(&engine, 6).expect("it is there");
+    let source = topics.source(engine.handle());
     until("the rest is dealt with", || source.status().position == 10);
     assert_eq!(source.status().dead_letters, 4);
     // A new log that begins with a topic whose beginning is gone.

@@ -17,7 +17,7 @@ mod replier;
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
 use super::request::ReplyTo;
-use crate::types::{Answers, Submit};
+use crate::types::{Answers, SourcePosition, Submit};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -45,8 +45,8 @@ const DEAD_LETTER: usize = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceOptions {
-    /// The topic of requests. A topic that is made anew under the same name begins at offset 0 again, before the log's position:
-    /// give it a new name.
+    /// The topic of requests. One that is made anew under the same name begins at offset 0 again, before the log's position: give it
+    /// a new name, or say [where to go on](KafkaSource::begin_at) before it is used.
     pub requests: String,
     /// The partition: the engine's shard.
     pub partition: i32,
@@ -60,9 +60,6 @@ pub struct SourceOptions {
     pub run_max: usize,
     /// Runs whose answers are outstanding at most (16).
     pub runs_max: usize,
-    /// Where to begin if the log has no position, or one that is outside the topic: an operator's answer to a source that halted,
-    /// who knows what became of the messages between. `None`: at offset 0, and halt.
-    pub begin_at: Option<u64>,
 }
 
 impl SourceOptions {
@@ -76,7 +73,6 @@ impl SourceOptions {
             group: "stockade".into(),
             run_max: 512,
             runs_max: 16,
-            begin_at: None,
         }
     }
 
@@ -99,7 +95,8 @@ pub enum SourceState {
     Running(Option<String>),
     /// It was stopped, or its engine has ended.
     Ended,
-    /// It can't go on without losing messages; the text says why and what to do.
+    /// It can't go on without losing messages; the text says why and what to do, which a program of your own does by
+    /// [`KafkaSource::begin_at`].
     Halted(String),
 }
 
@@ -210,6 +207,55 @@ impl KafkaSource {
         let watched = Arc::clone(&shared);
         source.watcher = Some(spawn(name("watcher"), move || watched.watch())?);
         Ok(source)
+    }
+
+    /// Lets a partition's requests go on at `offset`: an operator's answer to a source that halted, who knows what became of the
+    /// messages between. The log has it once this returns; then start a source. From an offset before the log's position,
+    /// messages are decided that may have been decided already: their keys say so.
+    ///
+    /// # Errors
+    /// `Unavailable` if the cluster or the engine doesn't answer within `timeout`; `Setting` if the topic doesn't hold that offset,
+    /// or holds the one where the log stands: then nothing halts a source.
+    pub fn begin_at(
+        cluster: &KafkaCluster,
+        options: &SourceOptions,
+        offset: u64,
+        engine: &dyn Submit,
+        timeout: Duration,
+    ) -> Result<(), KafkaError> {
+        let (topic, partition) = (&options.requests, options.partition);
+        let consumer = cluster.consumer(&options.group)?;
+        let bounds = cluster::bounds(&consumer, topic, partition, timeout);
+        let (low, high) = bounds.map_err(|error| KafkaError::unavailable(&error))?;
+        let (low, high) = (low.unsigned_abs(), high.unsigned_abs());
+        let cannot = |what: String| {
+            Err(KafkaError::Setting(format!(
+                "{topic}/{partition} holds {low} to {high}, and {what}"
+            )))
+        };
+        let source = options.source_id();
+        match engine.position(source) {
+            Some(stands) if (low..=high).contains(&stands) => {
+                return cannot(format!(
+                    "the log stands at {stands}: it goes on there by itself"
+                ));
+            }
+            _ if !(low..=high).contains(&offset) => return cannot(format!("not {offset}")),
+            _ => {}
+        }
+        let to = SourcePosition {
+            source,
+            position: offset,
+        };
+        let moved = engine.move_source(to);
+        let moved = moved.map_err(|error| KafkaError::Unavailable(error.to_string()))?;
+        match moved.wait(timeout) {
+            Ok(answers) if answers.iter().all(Option::is_some) => Ok(()),
+            _ => Err(KafkaError::Unavailable(
+                "the engine doesn't say that it has committed it: see its log, then do it again"
+                    .into(),
+            )),
+        }
     }
 
     /// How it is.

@@ -137,12 +137,10 @@ impl Reader {
         };
         let (low, high) = (low.unsigned_abs(), high.unsigned_abs());
         let stored = self.engine.position(self.source_id);
-        let is_inside = |offset: &u64| (low..=high).contains(offset);
-        let begin = stored.or(options.begin_at).unwrap_or(0);
-        let begin = Some(begin).filter(is_inside).or(options.begin_at);
-        let Some(begin) = begin.filter(is_inside) else {
+        let begin = stored.unwrap_or(0);
+        if !(low..=high).contains(&begin) {
             return Err(End::Halt(self.outside(stored, Some((low, high)))));
-        };
+        }
         self.next = begin;
         shared.position.store(begin, Ordering::Release);
         let assigned = shared.partition(begin).map_err(End::Halt)?;
@@ -174,13 +172,19 @@ impl Reader {
         let stands = stands.map_or("has no position".to_owned(), |at| {
             format!("stands at offset {at}")
         });
+        let first = holds.map_or("OFFSET".to_owned(), |(low, _)| low.to_string());
         let holds = holds.map_or("doesn't hold that".to_owned(), |(low, high)| {
             format!("holds {low} to {high}")
         });
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = options;
         format!(
-            "the log {stands} of {}/{}, and the topic {holds}: messages are gone, or it is another topic. Nothing was reset. \
-             Find out what became of them, then start with begin_at at an offset that the topic holds",
-            options.requests, options.partition
+            "the log {stands} of {requests}/{partition}, and the topic {holds}: messages are gone, or it is another topic. Nothing was \
+             reset. Find out what became of them, then go on with the first that is there, or with another: \
+             `flash-sale resume --begin-at {first} --shard {partition} --ingest URL`, and its --store or --data"
         )
     }
 
