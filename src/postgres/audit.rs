@@ -1,19 +1,24 @@
 //! The log, its chain and its rows, read beside the writer or without one: what it leads to, and where a row says otherwise.
 
 use super::PostgresOptions;
+use super::changes::Changes;
 use super::log::{End, PAGE, Position, end_of, find_fence, get, no_fence, read_page, read_to_end};
 use super::session::{Session, fatal};
 use super::writer::drift;
 use crate::store::{Progress, ReadLog, Recovered, Replica, StoreError};
-use crate::types::{Batch, ReservationId, StateRecord};
+use crate::types::{Batch, HoldStatus, ReservationId, SEQUENCE_MAX, StateRecord};
 use std::collections::BTreeMap;
+
+/// Rows that are asked for at once.
+const ROWS_MAX: usize = 10_000;
 
 /// The whole log of a shard, and how its rows differ from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PostgresAudit {
     /// What was read.
     pub recovered: Recovered,
-    /// Every row of `inventory`, and of `reservations` among those that live, that says otherwise than the log.
+    /// Every row of `inventory` whose units, and every row of `reservations` whose status the log says otherwise. All that rows say
+    /// is compared by [`PostgresRepair::look`](super::PostgresRepair::look).
     pub drift: Vec<String>,
 }
 
@@ -81,9 +86,11 @@ impl PostgresMoment {
     ) -> Result<PostgresAudit, StoreError> {
         let session = &self.session;
         let mut position = Position::default();
+        let mut reservations = Statuses::default();
         let mut take = |batch: &Batch| {
             let applied = replica.apply(batch);
-            applied.map_err(|error| fatal(error.to_string()))
+            applied.map_err(|error| fatal(error.to_string()))?;
+            reservations.take(batch)
         };
         read_to_end(session, shard, &mut position, &mut take, progress)?;
         let known = find_fence(session, shard, false)?;
@@ -96,7 +103,11 @@ impl PostgresMoment {
         let known = replica.stock().into_iter();
         let known = known.map(|stock| (stock.sku, stock)).collect();
         let mut drift = drift(session, shard, &known)?;
-        drift.extend(holds_drift(session, shard, replica)?);
+        let mut known = reservations.known;
+        // What lives is the state's to say.
+        known.retain(|_, status| !status.is_live());
+        known.extend(live(replica));
+        drift.extend(reservations_drift(session, shard, known, "true")?);
         Ok(PostgresAudit {
             recovered: position.recovered,
             drift,
@@ -104,12 +115,31 @@ impl PostgresMoment {
     }
 }
 
-/// How the reservations that live in the rows differ from those that live in the log.
-pub(super) fn holds_drift(
-    session: &Session,
-    shard: u16,
-    replica: &dyn Replica,
-) -> Result<Vec<String>, StoreError> {
+/// Every reservation of a log, and what has become of it, told from the events as the rows are.
+#[derive(Default)]
+struct Statuses {
+    changes: Changes,
+    credit_micros: u64,
+    known: BTreeMap<ReservationId, HoldStatus>,
+}
+
+impl Statuses {
+    fn take(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let changes = &mut self.changes;
+        changes
+            .read(batch, self.credit_micros)
+            .map_err(|what| fatal(format!("batch {} can't be: {what}", batch.header.number)))?;
+        self.credit_micros = self.credit_micros.saturating_add(changes.credit_micros);
+        let made = changes.made.iter().map(|made| (&made.id, &made.now));
+        let changed = made.chain(&changes.changed);
+        let statuses = changed.filter_map(|(id, change)| Some((*id, change.status?)));
+        self.known.extend(statuses);
+        Ok(())
+    }
+}
+
+/// The reservations that live in a state.
+fn live(replica: &dyn Replica) -> BTreeMap<ReservationId, HoldStatus> {
     let mut live = BTreeMap::new();
     replica.export(&mut |record| {
         if let StateRecord::Reservation { id, status, .. } = record
@@ -118,27 +148,54 @@ pub(super) fn holds_drift(
             live.insert(*id, *status);
         }
     });
-    let rows = session.rows(
-        "SELECT id, status FROM reservations WHERE ended_at IS NULL AND (id >> 48)::int2 = $1 ORDER BY id",
-        &[&shard.cast_signed()],
-    )?;
+    live
+}
+
+/// How the reservations that live in the rows differ from those that live in the log.
+pub(super) fn holds_drift(
+    session: &Session,
+    shard: u16,
+    replica: &dyn Replica,
+) -> Result<Vec<String>, StoreError> {
+    reservations_drift(session, shard, live(replica), "ended_at IS NULL")
+}
+
+/// How the rows of reservations, those of them that are asked for, differ from what is known.
+fn reservations_drift(
+    session: &Session,
+    shard: u16,
+    mut known: BTreeMap<ReservationId, HoldStatus>,
+    which: &str,
+) -> Result<Vec<String>, StoreError> {
+    let id = |sequence| ReservationId::new(shard, sequence).get().cast_signed();
+    let (mut after, last) = (id(0), id(SEQUENCE_MAX));
+    let asks = format!(
+        "SELECT id, status, id FROM reservations WHERE {which} AND id > $1 AND id <= $2 ORDER BY id LIMIT {ROWS_MAX}"
+    );
     let mut drift = Vec::new();
-    for row in &rows {
-        let (id, found): (ReservationId, &str) = (get(row, 0)?, get(row, 1)?);
-        match live.remove(&id) {
-            Some(status) if status.name() == found => {}
-            Some(status) => drift.push(format!(
-                "reservations row {id} is {found}, the log says {}",
-                status.name()
-            )),
-            None => drift.push(format!(
-                "reservations row {id} is {found}, in the log it doesn't live"
-            )),
+    loop {
+        let rows = session.rows(&asks, &[&after, &last])?;
+        for row in &rows {
+            let (id, found): (ReservationId, &str) = (get(row, 0)?, get(row, 1)?);
+            after = get(row, 2)?;
+            match known.remove(&id) {
+                Some(status) if status.name() == found => {}
+                Some(status) => drift.push(format!(
+                    "reservations row {id} is {found}, the log says {}",
+                    status.name()
+                )),
+                None => drift.push(format!(
+                    "reservations row {id} is {found}, the log has none"
+                )),
+            }
+        }
+        if rows.len() < ROWS_MAX {
+            break;
         }
     }
-    drift.extend(live.iter().map(|(id, status)| {
+    drift.extend(known.iter().map(|(id, status)| {
         format!(
-            "reservations has no live row {id}, the log says {}",
+            "reservations row {id} is missing, the log says {}",
             status.name()
         )
     }));

@@ -80,7 +80,23 @@ fn redis_and_the_tables_say_what_the_sale_says() {
     assert_eq!(said("psql", &["-Atc", revives, &store]), "UPDATE 1");
     let (is_fine, told) = audit();
     assert!(
-        !is_fine && told.contains("in the log it doesn't live"),
+        !is_fine && told.contains("is RESERVED, the log says RELEASED"),
         "{told}"
     );
+    // One that has ended is a row like any other.
+    for (edits, found) in [
+        (
+            "UPDATE stockade.reservations SET status = 'EXPIRED' WHERE status = 'CONFIRMED'",
+            "is EXPIRED, the log says CONFIRMED",
+        ),
+        (
+            "DELETE FROM stockade.reservations WHERE status = 'EXPIRED'",
+            "is missing, the log says CONFIRMED",
+        ),
+    ] {
+        let is_done = said("psql", &["-Atc", edits, &store]);
+        assert!(is_done.ends_with(" 1"), "{edits}: {is_done}");
+        let (is_fine, told) = audit();
+        assert!(!is_fine && told.contains(found), "{edits}: {told}");
+    }
 }
