@@ -136,7 +136,8 @@ impl KafkaCluster {
             .map_err(|error| KafkaError::setting(&error))
     }
 
-    /// Makes the topics that don't exist yet, and waits until they can be used; those that do are left as they are.
+    /// Makes the topics that don't exist yet, and waits until they can be used; those that do are left as they are. Gives the names of
+    /// those: see whether their [`partitions`](Self::partitions) are as many.
     ///
     /// # Errors
     /// If the cluster doesn't answer or they can't be used within `timeout`, or it refuses.
@@ -144,7 +145,7 @@ impl KafkaCluster {
         &self,
         topics: &[TopicSettings<'_>],
         timeout: Duration,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<Vec<String>, KafkaError> {
         use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
         let admin: AdminClient<_> = self
             .config()
@@ -162,11 +163,11 @@ impl KafkaCluster {
             .request_timeout(Some(timeout))
             .operation_timeout(Some(timeout));
         let made = wait(admin.create_topics(&topics, &options));
-        let mut new = Vec::new();
+        let (mut new, mut known) = (Vec::new(), Vec::new());
         for result in made.map_err(|error| KafkaError::unavailable(&error))? {
             match result {
                 Ok(topic) => new.extend(asked.iter().filter(|asked| asked.name == topic)),
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => known.push(topic),
                 Err((topic, code)) => {
                     return Err(KafkaError::Unavailable(format!(
                         "topic {topic} can't be made: {code}"
@@ -174,7 +175,8 @@ impl KafkaCluster {
                 }
             }
         }
-        self.await_leaders(&new, timeout)
+        self.await_leaders(&new, timeout)?;
+        Ok(known)
     }
 
     /// Waits until every partition has a broker that knows it: a topic is made before that.

@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a sale, send a crowd, show it live, audit it and write the report (the default)
     Demo(demo::Args),
-    /// Make the tables of a log in PostgreSQL
+    /// Make what a sale on many machines needs: tables in PostgreSQL, topics in Kafka
     Init(init::Args),
     /// Serve a sale over HTTP
     Serve(serve::Args),
@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Audit(audit::Args),
     /// Show rows in PostgreSQL that differ from the log, and make them what it says
     Repair(repair::RepairArgs),
-    /// Go on with a log in PostgreSQL that lost its end
+    /// Go on with a log in PostgreSQL that lost its end, or whose requests are gone from Kafka
     Resume(repair::ResumeArgs),
     /// Write report.html from a report.json
     Report(report::Args),
@@ -111,6 +111,39 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// With what the containers have in their environment given as flags.
+    #[test]
+    fn the_commands_of_the_containers_can_be_run() {
+        let compose = include_str!("../compose.yaml");
+        let lines = || compose.lines().map(str::trim);
+        let environment: Vec<(&str, &str)> = lines()
+            .filter(|line| line.starts_with("FLASH_SALE_"))
+            .filter_map(|line| line.split_once(": "))
+            .collect();
+        let commands: Vec<Vec<&str>> = lines()
+            .filter_map(|line| line.strip_prefix("command: [")?.strip_suffix(']'))
+            .map(|command| command.split(", ").collect())
+            .collect();
+        assert_eq!(commands.len(), 5, "{commands:?}");
+        for command in commands {
+            let program = Cli::command();
+            let chosen = program.find_subcommand(command[0]);
+            let chosen = chosen.unwrap_or_else(|| panic!("{command:?}"));
+            let set = chosen.get_arguments().filter_map(|argument| {
+                let name = argument.get_env()?.to_str()?;
+                let (_, value) = environment.iter().find(|(set, _)| *set == name)?;
+                Some(format!("--{}={value}", argument.get_long()?))
+            });
+            let set: Vec<String> = set.collect();
+            let given = command
+                .iter()
+                .copied()
+                .chain(set.iter().map(String::as_str));
+            let parsed = Cli::try_parse_from(std::iter::once("flash-sale").chain(given));
+            assert!(parsed.is_ok(), "{command:?} {set:?}: {parsed:?}");
+        }
     }
 
     #[test]

@@ -66,12 +66,16 @@ mod connected {
         }
 
         /// Makes the topics that are missing.
+        ///
+        /// # Errors
+        /// Also if one is there that is not as it should be.
         pub(crate) fn init(&self, topics: Topics) -> Result<()> {
             let Topics {
                 shards,
                 nodes,
                 replicas,
             } = topics;
+            let replies = "reservation-replies";
             let properties: &[(&str, &str)] = if replicas > 2 {
                 &[("min.insync.replicas", "2")]
             } else {
@@ -79,7 +83,7 @@ mod connected {
             };
             let all = [
                 ("reservation-requests", shards),
-                ("reservation-replies", nodes),
+                (replies, nodes),
                 ("reservation-events", shards),
                 ("reservation-dead-letters", shards),
             ];
@@ -89,7 +93,22 @@ mod connected {
                 replicas: replicas.into(),
                 properties,
             });
-            Ok(self.cluster().create_topics(&topics, ANSWERS_WITHIN)?)
+            for known in self.cluster().create_topics(&topics, ANSWERS_WITHIN)? {
+                let has = self.cluster().partitions(&known, ANSWERS_WITHIN)?;
+                if known == replies {
+                    ensure!(
+                        has >= u32::from(nodes),
+                        "{known} has {has} partitions, too few for {nodes} nodes: add some by Kafka's own \
+                         `kafka-topics.sh --alter --topic {known} --partitions {nodes}`, then restart the nodes"
+                    );
+                } else {
+                    ensure!(
+                        has == u32::from(shards),
+                        "{known} has {has} partitions, and so many writers share the SKUs, which can't be changed: say --shards {has}"
+                    );
+                }
+            }
+            Ok(())
         }
 
         /// Which writer sells what.
@@ -103,6 +122,20 @@ mod connected {
             Ok(Placement::new(partitions))
         }
 
+        /// The same for the writer of a shard.
+        ///
+        /// # Errors
+        /// If there is no such shard.
+        pub(crate) fn placement_of(&self, shard: u16) -> Result<Placement> {
+            let placement = self.placement()?;
+            ensure!(
+                u32::from(shard) < placement.partitions(),
+                "{self} has no shard {shard}: there are {}, from 0, as `flash-sale init --shards` has made them",
+                placement.partitions()
+            );
+            Ok(placement)
+        }
+
         /// Lets the engine publish its events. Gives also which SKUs the shard sells.
         pub(crate) fn attach(
             &self,
@@ -110,7 +143,7 @@ mod connected {
             log: &Log,
             shard: u16,
         ) -> Result<(EngineBuilder, impl Fn(&SkuName) -> bool + use<>)> {
-            let placement = self.placement()?;
+            let placement = self.placement_of(shard)?;
             let sells = move |sku: &SkuName| placement.partition_of(sku) == u32::from(shard);
             let builder = builder.sink(KafkaSink::new(&self.cluster(), shard));
             let builder = match log {
@@ -124,6 +157,13 @@ mod connected {
         pub(crate) fn feed(&self, engine: Handle, shard: u16) -> Result<Feed> {
             let source = KafkaSource::start(&self.cluster(), SourceOptions::new(shard), engine)?;
             Ok(Feed(Mutex::new(Some(source))))
+        }
+
+        /// Lets the shard's requests go on at an offset.
+        pub(crate) fn begin_at(&self, engine: &Handle, shard: u16, offset: u64) -> Result<()> {
+            let (cluster, options) = (self.cluster(), SourceOptions::new(shard));
+            let begun = KafkaSource::begin_at(&cluster, &options, offset, engine, ANSWERS_WITHIN);
+            Ok(begun?)
         }
 
         /// The API node's side.
@@ -230,6 +270,16 @@ mod connected {
 
         /// Starts to take requests.
         pub(crate) fn feed(&self, _: Handle, _: u16) -> Result<Feed> {
+            self.missing()
+        }
+
+        /// Which writer sells what.
+        pub(crate) fn placement_of(&self, _: u16) -> Result<()> {
+            self.missing()
+        }
+
+        /// Lets the shard's requests go on at an offset.
+        pub(crate) fn begin_at(&self, _: &Handle, _: u16, _: u64) -> Result<()> {
             self.missing()
         }
 

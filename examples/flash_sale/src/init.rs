@@ -16,7 +16,7 @@ pub(crate) struct Args {
         hide_env_values = true
     )]
     store: PostgresUrl,
-    /// The Kafka cluster between API nodes and writers: its topics are made; those that there are stay as they are
+    /// The Kafka cluster between API nodes and writers: its topics are made; those that there are stay as they are, and must fit
     #[arg(long, value_name = "URL", env = "FLASH_SALE_INGEST")]
     ingest: Option<KafkaUrl>,
     /// Writers, each with its own share of the SKUs; it can't be changed later
@@ -46,7 +46,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ingest
             .init(topics)
             .with_context(|| format!("can't make the topics in {ingest}"))?;
-        println!("{ingest}: the topics are there");
+        println!(
+            "{ingest}: the topics are there, for {} writers and {} nodes",
+            args.shards, args.nodes
+        );
     }
     Ok(())
 }

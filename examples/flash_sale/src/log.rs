@@ -1,11 +1,39 @@
 //! Where the log of a sale is kept: a journal directory here, or PostgreSQL.
 
 use crate::engine::EngineBuilder;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use stockade::store::{JournalOptions, JournalStore, ReadLog};
+
+/// Where the sale is kept.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Kept {
+    /// The journal directory; it is made if need be, and continued if it holds a sale
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// A PostgreSQL server instead, prepared by `init`. While another writer has the role this one follows, as a warm
+    /// standby, and serves once it has taken over
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<PostgresUrl>,
+}
+
+impl Kept {
+    pub(crate) fn log(&self) -> Result<Log> {
+        match (&self.data, &self.store) {
+            (Some(dir), None) => Ok(Log::journal(dir)),
+            (None, Some(url)) => Ok(Log::Postgres(url.clone())),
+            _ => bail!("say where the sale is kept: --data DIR or --store URL"),
+        }
+    }
+}
 
 /// A log's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +67,13 @@ impl Log {
     /// Whether other machines can go on when this writer ends.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
+    }
+
+    /// For whoever wonders why nothing happens.
+    pub(crate) fn says_that_it_waits(&self) {
+        if self.is_shared() {
+            eprintln!("{self}: following the log until the writer's role is free");
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! demo      serve + a crowd + audit + report, the default      rehearse  replay a real order log
 //! serve     the sale over HTTP, on a journal directory         audit     verify a journal directory
 //! load      an open-loop crowd against a server                report    report.html from a report.json
-//! token     a bearer token for one user                        init      tables for a log in PostgreSQL
-//! repair    rows in PostgreSQL made what the log says          resume    go on with a log that lost its end
+//! token     a bearer token for one user                        init      tables in PostgreSQL, topics in Kafka
+//! repair    rows in PostgreSQL made what the log says          resume    go on after a halt that names it
 //! ```
 //!
 //! Everything that touches the engine goes through [`engine`]; everything that is said over HTTP is in [`serve`].

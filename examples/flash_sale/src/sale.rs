@@ -175,6 +175,16 @@ pub(crate) fn open(
     Ok(engine)
 }
 
+/// Starts the engine on a log as it is: nothing is defined, and nothing goes elsewhere.
+pub(crate) fn open_as_it_is(log: &Log, shard: u16) -> Result<Engine> {
+    let builder = Engine::builder()
+        .name("flash-sale")
+        .shard(shard)
+        .limits(sale_limits());
+    let (builder, _) = log.attach(builder)?;
+    builder.start().map_err(|error| start_failed(error, log))
+}
+
 /// What went wrong, and which flag helps if one does.
 fn start_failed(error: EngineError, log: &Log) -> anyhow::Error {
     match &error {

@@ -38,25 +38,24 @@ mod stream;
 use crate::cli::{SkuArg, duration};
 use crate::engine::{Engine, Handle, State};
 use crate::ingest::{Feed, KafkaUrl};
-use crate::log::{Log, PostgresUrl, Stop};
+use crate::log::{Kept, Stop};
 use crate::payment::{PaymentGateway, SimulatedGateway};
 use crate::sale::{self, Bounds, Terms};
 use crate::shared_cache::RedisUrl;
 use crate::shutdown::Signals;
 use crate::token::Secrets;
-#[cfg(feature = "kafka")]
-use anyhow::ensure;
 use anyhow::{Context, Result, bail};
 use app::App;
 use depletion::Depletion;
 pub(crate) use desk::Desk;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
+#[cfg(feature = "kafka")]
+use {crate::log::Log, anyhow::ensure};
 
 /// How long connections may take to finish at shutdown, and then the engine.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
@@ -141,34 +140,6 @@ enum Role {
     Writer,
 }
 
-/// Where the sale is kept.
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Kept {
-    /// The journal directory; it is made if need be, and continued if it holds a sale
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// A PostgreSQL server instead, prepared by `init`. While another writer has the role this one follows, as a warm
-    /// standby, and serves once it has taken over
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "FLASH_SALE_STORE",
-        hide_env_values = true
-    )]
-    store: Option<PostgresUrl>,
-}
-
-impl Kept {
-    fn log(&self) -> Result<Log> {
-        match (&self.data, &self.store) {
-            (Some(dir), None) => Ok(Log::journal(dir)),
-            (None, Some(url)) => Ok(Log::Postgres(url.clone())),
-            _ => bail!("say where the sale is kept: --data DIR or --store URL"),
-        }
-    }
-}
-
 impl Args {
     fn config(&self, feed: Option<Arc<Feed>>) -> Result<Config> {
         Ok(Config {
@@ -248,9 +219,7 @@ fn run_engine(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()>
         let (log, skus) = (log.clone(), args.sku.clone());
         move |waits| sale::open(&log, &skus, &terms, &bounds, waits)
     };
-    if log.is_shared() {
-        eprintln!("{log}: following the log until the writer's role is free");
-    }
+    log.says_that_it_waits();
     let Some(engine) = runtime.block_on(unless_asked_to_end(&mut signals, opening))? else {
         return Ok(());
     };
@@ -280,7 +249,7 @@ fn run_engine(args: &Args, runtime: Runtime, mut signals: Signals) -> Result<()>
     server.runtime().block_on(async {
         tokio::select! {
             caught = signals.first() => caught,
-            () = halted(&handle, feed.as_deref()), if log.is_shared() => Ok(()),
+            () = halted(&handle, feed.as_deref(), log.is_shared()) => Ok(()),
         }
     })?;
     eprintln!("shutting down");
@@ -323,11 +292,11 @@ where
     }
 }
 
-/// When the engine has halted, or what feeds it. Other machines go on with a log that is shared, so this one makes way:
-/// restarted, it follows.
-async fn halted(handle: &Handle, feed: Option<&Feed>) {
+/// When what feeds the engine has halted; or the engine itself, if other machines can go on with its log: then this one makes
+/// way, and follows once it is restarted.
+async fn halted(handle: &Handle, feed: Option<&Feed>, is_shared: bool) {
     let mut look = tokio::time::interval(LOOK_EVERY);
-    while !matches!(handle.health().state, State::Halted(_))
+    while !(is_shared && matches!(handle.health().state, State::Halted(_)))
         && feed.is_none_or(|feed| feed.halted().is_none())
     {
         look.tick().await;

@@ -29,11 +29,10 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        Self::of_shards(1)
     }
 
-    /// Prepared by `init` with further flags.
-    pub(crate) fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn of_shards(shards: u16) -> Self {
         let postgres = Backend::start("postgres.sh", &[]);
         let redis = Backend::start("redis.sh", &[]);
         let kafka = Backend::start("kafka.sh", &[]);
@@ -42,19 +41,28 @@ impl System {
             cache: format!("redis://127.0.0.1:{}", redis.port()),
             ingest: format!("kafka://127.0.0.1:{}", kafka.port()),
         };
-        let init = flash_sale()
-            .args(["init", "--store", &places.store])
-            .args(["--ingest", &places.ingest])
-            .args(flags)
-            .output();
-        let init = init.expect("the program starts");
-        assert!(init.status.success(), "{init:?}");
-        Self {
+        let system = Self {
             postgres,
             redis,
             kafka,
             places,
-        }
+        };
+        let (is_done, said) = system.init(&["--shards", &shards.to_string()]);
+        assert!(is_done, "{said}");
+        system
+    }
+
+    /// Makes tables and topics; whether it was done, and what it said.
+    pub(crate) fn init(&self, flags: &[&str]) -> (bool, String) {
+        let Places { store, ingest, .. } = &self.places;
+        let init = flash_sale()
+            .args(["init", "--store", store, "--ingest", ingest])
+            .args(flags)
+            .output();
+        let init = init.expect("the program starts");
+        let said = [init.stdout, init.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (init.status.success(), said)
     }
 
     fn serve(&self, role: &str, store: &str) -> Command {
@@ -79,14 +87,10 @@ impl System {
         Starting::of(command)
     }
 
-    /// A writer of one of several shards.
-    pub(crate) fn writer_of(&self, shard: u16, skus: &[String]) -> Starting {
+    /// A writer of one of several shards, which sells what else it is told.
+    pub(crate) fn writer_of(&self, shard: u16, flags: &[&str]) -> Starting {
         let mut command = self.serve("writer", &self.places.store);
-        command.args(["--per-user", "0", "--hold", "10m"]);
-        command.args(["--shard", &shard.to_string()]);
-        for sku in skus {
-            command.args(["--sku", sku]);
-        }
+        command.args(["--shard", &shard.to_string()]).args(flags);
         Starting::of(command)
     }
 

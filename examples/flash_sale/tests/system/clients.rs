@@ -133,7 +133,7 @@ fn while_postgres_hangs_a_node_shows_what_redis_holds_and_refuses_the_rest_in_ti
 #[test]
 fn a_node_reads_the_stock_of_every_shard_from_redis_whoever_took_over() {
     let _alone = crate::alone();
-    let system = System::start_with(&["--shards", "2"]);
+    let system = System::of_shards(2);
     let placement = Placement::new(2);
     let of = |shard| {
         let names = (0..).map(|number| format!("SKU-{number}"));
@@ -145,11 +145,13 @@ fn a_node_reads_the_stock_of_every_shard_from_redis_whoever_took_over() {
     };
     let skus = [of(0), of(1)];
     let sold = skus.each_ref().map(|name| format!("{name}=1000"));
-    let first = system.writer_of(0, &sold).listens();
-    let other = system.writer_of(1, &sold).listens();
+    let mut flags = vec!["--per-user", "0", "--hold", "10m"];
+    flags.extend(sold.iter().flat_map(|sold| ["--sku", sold]));
+    let first = system.writer_of(0, &flags).listens();
+    let other = system.writer_of(1, &flags).listens();
     // The first shard's epoch gets ahead of the other's.
     first.kill();
-    let first = system.writer_of(0, &sold).listens();
+    let first = system.writer_of(0, &flags).listens();
     let node = system.node(0);
 
     let ann = token("ann");
