@@ -3,8 +3,9 @@
 //! Reads every batch, so that the chain of hashes is checked; folds them from empty, so that every law is checked at
 //! every batch; recounts the laws at the end; and compares the digest of that state with the digests of its own copy by
 //! way of a snapshot's stream and of the newest snapshot on disk, if there is one. In PostgreSQL it compares every row of
-//! stock, and every hold that lives, with what the log says, shard by shard and all at one moment; a SKU in several shards is
-//! a pool each, and what is in the pools and in flight must be its total. Writers may go on meanwhile.
+//! stock, and the status of every reservation, with what the log says, shard by shard and all at one moment; a SKU in several
+//! shards is a pool each, and what is in the pools and in flight must be its total. Writers may go on meanwhile. What else rows
+//! say `repair` compares, which builds all of them anew.
 
 use crate::log::PostgresUrl;
 use crate::oversold::Sales;
@@ -28,8 +29,13 @@ pub(crate) struct Args {
     /// The journal directory
     #[arg(required_unless_present = "store")]
     dir: Option<PathBuf>,
-    /// A PostgreSQL server instead
-    #[arg(long, value_name = "URL", conflicts_with = "dir")]
+    /// A PostgreSQL server, if no directory is named
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FLASH_SALE_STORE",
+        hide_env_values = true
+    )]
     store: Option<PostgresUrl>,
     /// Print it as JSON
     #[arg(long)]
@@ -66,6 +72,9 @@ pub(crate) struct Verdict {
     pub(crate) breaches: Vec<String>,
     /// Totals per SKU.
     pub(crate) skus: Vec<SkuTotals>,
+    /// Units that have left a pool and not come to another one.
+    #[serde(default)]
+    pub(crate) in_flight: Vec<InFlight>,
 }
 
 /// One SKU at the end of the log.
@@ -76,6 +85,30 @@ pub(crate) struct SkuTotals {
     pub(crate) available: u64,
     pub(crate) reserved: u64,
     pub(crate) sold: u64,
+}
+
+/// A transfer between two pools of a SKU.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct InFlight {
+    pub(crate) sku_id: String,
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    pub(crate) units: u64,
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sku_id,
+            from,
+            to,
+            units,
+        } = self;
+        write!(
+            f,
+            "{sku_id}: {units} units in flight from shard {from} to shard {to}"
+        )
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -114,6 +147,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 "{:<24} {:>12} {:>12} {:>12} {:>12}",
                 sku.sku_id, sku.total, sku.available, sku.reserved, sku.sold
             );
+        }
+        for transfer in &verdict.in_flight {
+            println!("{transfer}");
         }
         println!("{} live reservations. {verdict}", verdict.live);
     }
@@ -209,10 +245,18 @@ fn verify_rows(url: &PostgresUrl) -> Result<Verdict> {
         verdict.add(one);
     }
     for (name, pools) in pools {
-        let breaches = stockade::pools::audit(&pools).breaches.into_iter();
+        let audit = stockade::pools::audit(&pools);
+        let breaches = audit.breaches.iter();
         verdict
             .breaches
             .extend(breaches.map(|breach| format!("{name}: {breach}")));
+        let transfers = audit.in_flight.iter().map(|of| InFlight {
+            sku_id: name.to_string(),
+            from: of.from,
+            to: of.to,
+            units: of.units,
+        });
+        verdict.in_flight.extend(transfers);
     }
     verdict.ok = verdict.breaches.is_empty() && verdict.oversell_count == 0;
     Ok(verdict)

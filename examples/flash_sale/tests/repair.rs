@@ -6,7 +6,8 @@ mod common;
 #[expect(dead_code, reason = "it serves other tests too")]
 mod servers;
 
-use common::{ONE, Server, flash_sale, serve_shared, token};
+use common::crowd::{Crowd, all_are_explained, tokens};
+use common::{ONE, Server, flash_sale, serve_shared};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,9 +17,12 @@ use stockade::types::{
     DefineSku, Deposit, IdempotencyKey, SkuId, SkuName, Transfer, UserId, Withdraw,
 };
 
-const FLAGS: [&str; 6] = [
+/// Nobody is the last, and no hold lapses by itself.
+const FLAGS: [&str; 8] = [
     "--sku",
-    "SNEAKER=100",
+    "SNEAKER=1000000",
+    "--per-user",
+    "0",
     "--payment-latency",
     "0s",
     "--hold",
@@ -127,19 +131,23 @@ fn refusal_of(mut child: Child) -> String {
 #[test]
 fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
     let sale = Sale::new();
-    let mut server = sale.serves();
+    let server = sale.serves();
     let (ann, held) = server.reserves("ann");
     let (bob, bought) = server.reserves("bob");
     server.checkout(&bob, &bought, "card").is(200);
+    let crowd = Crowd::start(&[server.address], "a", &tokens(6));
+    crowd.hears(50);
     sale.sql("UPDATE stockade.inventory SET total = total + 5, available = available + 5");
-    let refused = server.reserve(&token("cid"), "cid", ONE);
-    assert_eq!(refused.status, 503, "{refused:?}");
-    ends_badly(&mut server.child);
-    let why = sale.is_refused();
-    assert!(
-        why.contains("inventory row SNEAKER") && why.contains("flash-sale repair --store"),
-        "{why}"
-    );
+    // The one that halts says why, and so does the next one.
+    let (is_fine, why) = server.ends();
+    assert!(!is_fine);
+    let told = crowd.stop();
+    for why in [why, sale.is_refused()] {
+        assert!(
+            why.contains("inventory row SNEAKER") && why.contains("flash-sale repair --store"),
+            "{why}"
+        );
+    }
     // More damage, of all kinds.
     sale.sql(&format!(
         "UPDATE stockade.reservations SET status = 'EXPIRED' WHERE stockade.reservation_text(id) = '{bought}'"
@@ -149,7 +157,8 @@ fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
     ));
     let shown = sale.does(&["repair"]);
     for part in [
-        "inventory row SNEAKER: total 105, available 103 -> total 100, available 98",
+        "inventory row SNEAKER: total 1000005, available ",
+        " -> total 1000000, available ",
         "status EXPIRED -> status CONFIRMED",
         "missing ->",
         "3 rows differ",
@@ -168,7 +177,12 @@ fn rows_that_somebody_edited_halt_the_sale_and_repair_lets_it_go_on() {
         server.reservation("GET", &bob, &bought).text("status"),
         "CONFIRMED"
     );
+    all_are_explained(&server, &told);
+    let crowd = Crowd::start(&[server.address], "b", &tokens(6));
+    crowd.hears(50);
+    all_are_explained(&server, &crowd.stop());
     assert!(server.terminate());
+    assert!(sale.does(&["audit"]).contains("all laws hold"));
 }
 
 #[test]
@@ -176,6 +190,9 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     let mut sale = Sale::new();
     let server = sale.serves();
     let ann = server.reserves("ann");
+    let crowd = Crowd::start(&[server.address], "a", &tokens(6));
+    crowd.hears(50);
+    let kept = crowd.stop();
     assert!(server.terminate());
     // The backup.
     sale.database.kill();
@@ -190,9 +207,12 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     let standby = sale.starts();
     await_followed(&sale);
 
-    // Everything is lost but the backup, and what the standby knows.
+    // In mid-sale everything is lost but the backup, and what the standby knows.
+    let crowd = Crowd::start(&[server.address], "b", &tokens(6));
+    crowd.hears(50);
     sale.database.kill();
     server.kill();
+    crowd.stop();
     std::fs::remove_dir_all(&data).expect("it is ours");
     copy(&backup, &data);
     sale.database.restart();
@@ -218,6 +238,7 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     // What was lost is not known, and its key is free.
     assert_eq!(server.reservation("GET", &bob.0, &bob.1).status, 404);
     server.reserve(&bob.0, "bob", ONE).is(201);
+    all_are_explained(&server, &kept);
     assert!(server.terminate());
     assert!(sale.does(&["audit"]).contains("all laws hold"));
 }
@@ -318,11 +339,14 @@ fn an_audit_of_pools_finds_units_that_one_of_them_never_sent() {
     assert_eq!(from.withdraw(leave).expect("room").wait(), Ok(4));
     let said = sale.does(&["audit"]);
     let row = |total: &str| format!("{:<24} {total:>12}", "SNEAKER");
-    assert!(said.contains(&row("26")), "4 are in flight: {said}");
+    assert!(said.contains(&row("26")), "{said}");
+    let in_flight = "SNEAKER: 4 units in flight from shard 1 to shard 2";
+    assert!(said.contains(in_flight), "{said}");
     let come = Deposit::new(admin, key(2), transfer).expect("can be");
     assert_eq!(to.deposit(come).expect("room").wait(), Ok(4));
     let said = sale.does(&["audit"]);
     assert!(said.contains(&row("30")), "{said}");
+    assert!(!said.contains("in flight"), "{said}");
     for engine in [one, two] {
         assert!(engine.shutdown(PATIENCE).is_clean);
     }
