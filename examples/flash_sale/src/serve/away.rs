@@ -60,6 +60,7 @@ const ROWS_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Away {
     client: KafkaClient,
     shared: Arc<Shared>,
+    queue_capacity: u32,
     reads: Arc<Semaphore>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -186,7 +187,8 @@ impl Away {
         cache: &RedisUrl,
     ) -> Result<Self> {
         let placement = ingest.placement()?;
-        let client = ingest.client(node, queue.unwrap_or(QUEUE), placement.clone())?;
+        let queue_capacity = queue.unwrap_or(QUEUE);
+        let client = ingest.client(node, queue_capacity, placement.clone())?;
         let mut options = store.options();
         options.connect_timeout = ROWS_WITHIN;
         options.statement_timeout = ROWS_WITHIN;
@@ -227,6 +229,7 @@ impl Away {
         set(&shared.unread, shared.look());
         let mut away = Self {
             client,
+            queue_capacity,
             shared: Arc::clone(&shared),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             threads: Vec::new(),
@@ -367,6 +370,10 @@ impl Away {
 
     pub(super) fn queue_depth(&self) -> usize {
         self.client.in_flight()
+    }
+
+    pub(super) fn queue_capacity(&self) -> u32 {
+        self.queue_capacity
     }
 
     /// Requests that wait in each partition.

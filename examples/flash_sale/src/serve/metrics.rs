@@ -169,6 +169,7 @@ fn render_engine(handle: &Handle, out: &mut String) {
         let labels = format!("{{outcome=\"{code}\"}}");
         line(out, "decisions_total", &labels, count);
     }
+    render_capacity(stats.queue_capacity, out);
     kind(out, "batches_total", "counter", "Durable batches");
     line(out, "batches_total", "", stats.batches);
     kind(out, "events_total", "counter", "Events in them");
@@ -190,8 +191,19 @@ fn render_engine(handle: &Handle, out: &mut String) {
     }
 }
 
+fn render_capacity(capacity: u64, out: &mut String) {
+    kind(
+        out,
+        "queue_capacity",
+        "gauge",
+        "Commands that may be in line",
+    );
+    line(out, "queue_capacity", "", capacity);
+}
+
 #[cfg(feature = "kafka")]
 fn render_away(away: &Away, out: &mut String) {
+    render_capacity(away.queue_capacity().into(), out);
     kind(
         out,
         "kafka_lag",

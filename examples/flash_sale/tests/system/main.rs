@@ -1,6 +1,7 @@
 //! The distributed sale on real servers and processes: API nodes and writers apart, what fails, and a whole sale.
 //! `cargo test --release -p flash-sale --features kafka --test system`.
 
+mod alerts;
 mod backends;
 mod clients;
 #[path = "../common/mod.rs"]
@@ -9,6 +10,7 @@ mod losses;
 mod nodes;
 mod outages;
 mod places;
+mod shards;
 mod whole_sale;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
