@@ -41,6 +41,9 @@ pub fn serve_shared(url: &str, flags: &[&str]) -> Command {
     command
 }
 
+/// How long a server may take that ends by itself.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
 pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--threads", "2"];
 
 /// A bearer token of a user.
@@ -81,7 +84,15 @@ impl Server {
 
     /// Waits until it ends by itself. Gives whether it says that all is well, and what it wrote to its standard error.
     pub fn ends(mut self) -> (bool, String) {
-        let status = self.child.wait().expect("it ends");
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("ours") {
+                break status;
+            }
+            assert!(begun.elapsed() < ENDS_WITHIN, "it still runs");
+            // A process that ends tells only who waits for it without end.
+            std::thread::sleep(Duration::from_millis(20));
+        };
         let mut said = String::new();
         self.errors.rewind().expect("a file");
         self.errors.read_to_string(&mut said).expect("it is text");
