@@ -278,7 +278,7 @@ fn settings(options: &PostgresOptions) -> String {
         schema = options.schema,
         timeout_ms = options.statement_timeout.as_millis(),
         asked_after_s = PEER_GONE.as_secs(),
-        asked = (CLIENT_GONE - PEER_GONE).as_secs(),
+        asked = CLIENT_GONE.saturating_sub(PEER_GONE).as_secs(),
         gone_ms = CLIENT_GONE.as_millis(),
     )
 }

@@ -73,11 +73,9 @@ pub(crate) struct Opening {
 pub(crate) fn open_later(
     options: &PostgresOptions,
     writer: u128,
-    mut progress: impl FnMut(Progress) + Send + 'static,
+    progress: impl FnMut(Progress) + Send + 'static,
 ) -> Opening {
-    open_with(options, writer, Blank::default(), move |done| {
-        progress(done)
-    })
+    open_with(options, writer, Blank::default(), progress)
 }
 
 fn open_with(
