@@ -1,8 +1,10 @@
 //! Clients that reserve, pay and release over HTTP until they are told to stop or the server is gone, and remember what they
-//! were told.
+//! were told. There is enough for all of them: who hears that there is not, or anything else that was not to be heard, panics.
 
-use super::{Server, ask, token};
+use super::{Answer, ONE, Server, ask, token};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -17,6 +19,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// What a client knows of one of its reservations.
 pub struct Told {
     token: String,
+    key: String,
     id: String,
     /// Past it the hold may have lapsed.
     expires: Instant,
@@ -59,11 +62,19 @@ impl Crowd {
         }
     }
 
+    /// Whether everybody is still here: none has lost his server.
+    pub fn is_whole(&self) -> bool {
+        !self.clients.iter().any(JoinHandle::is_finished)
+    }
+
     /// What it was told.
+    ///
+    /// # Panics
+    /// If one of them was told what nobody may be told.
     pub fn stop(self) -> Vec<Told> {
         self.stop.store(true, Ordering::Relaxed);
         let clients = self.clients.into_iter();
-        let told = clients.map(|client| client.join().expect("clients don't panic"));
+        let told = clients.map(|client| client.join().unwrap_or_else(|panic| resume_unwind(panic)));
         told.flatten().collect()
     }
 }
@@ -91,23 +102,24 @@ fn client(
             ("authorization", bearer.as_str()),
             ("idempotency-key", key.as_str()),
         ];
-        let body = br#"{"sku_id":"SNEAKER","quantity":1}"#;
-        let Ok(answer) = ask(address, "POST", "/api/reserve", &headers, body) else {
+        let answer = ask(address, "POST", "/api/reserve", &headers, ONE.as_bytes());
+        let Some(answer) = unless_gone(answer) else {
             break;
         };
-        if matches!(answer.status, 429 | 503) {
-            // With the same key: it may have been decided. The pause is the client's own, as its answer asks for.
-            std::thread::sleep(AGAIN_AFTER);
-            continue;
-        }
-        number += 1;
-        if answer.status != 201 {
-            continue;
+        match answer.status {
+            201 => number += 1,
+            429 | 503 => {
+                // With the same key: it may have been decided. The pause is the client's own, as its answer asks for.
+                std::thread::sleep(AGAIN_AFTER);
+                continue;
+            }
+            _ => panic!("{key} was no unit: {answer:?}"),
         }
         let id = answer.text("reservation_id");
         let held = answer.json()["expires_in_seconds"].as_f64();
         told.push(Told {
             token: token.to_owned(),
+            key: key.clone(),
             id: id.clone(),
             expires: Instant::now() + Duration::from_secs_f64(held.expect("a time")),
             sent: None,
@@ -128,12 +140,40 @@ fn client(
                 ("DELETE", format!("/api/reservations/{id}"), String::new())
             }
         };
-        match ask(address, method, &path, &headers[..1], body.as_bytes()) {
-            Ok(answer) => last.is_answered = answer.status == 200,
-            Err(_) => break,
+        let answer = ask(address, method, &path, &headers[..1], body.as_bytes());
+        let Some(answer) = unless_gone(answer) else {
+            break;
+        };
+        match answer.status {
+            200 => last.is_answered = true,
+            429 | 503 => {}
+            // Sent once, for a hold of its own: only its deadline can have ended it.
+            410 if last.may_have_lapsed() => {}
+            _ => panic!("{method} {path}: {answer:?}"),
         }
     }
     told
+}
+
+/// The answer, unless the server went away. One that is there and says nothing does not count as gone.
+fn unless_gone(answer: io::Result<Answer>) -> Option<Answer> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof => None,
+            _ => panic!("no answer: {error}"),
+        },
+    }
+}
+
+impl Told {
+    fn may_have_lapsed(&self) -> bool {
+        Instant::now() + Duration::from_secs(1) > self.expires
+    }
 }
 
 /// Asserts that each reservation is in a state that what was sent after it, answered or not, and its deadline explain.
@@ -153,6 +193,15 @@ pub fn all_are_explained(server: &Server, all: &[Told]) {
     assert!(server.get("/metrics").body.contains("oversell_count 0"));
 }
 
+/// Asserts that whoever asks again with his key gets the reservation that he has.
+#[track_caller]
+pub fn all_are_repeated(server: &Server, all: &[Told]) {
+    for told in all {
+        let again = server.reserve(&told.token, &told.key, ONE).is(201);
+        assert_eq!(again.text("reservation_id"), told.id, "{}", told.key);
+    }
+}
+
 /// The states that a reservation may be in.
 fn explained(told: &Told) -> Vec<&'static str> {
     let mut states = Vec::new();
@@ -169,7 +218,7 @@ fn explained(told: &Told) -> Vec<&'static str> {
     if Instant::now() < told.expires + Duration::from_secs(1) {
         states.push("RESERVED");
     }
-    if Instant::now() + Duration::from_secs(1) > told.expires {
+    if told.may_have_lapsed() {
         states.push("EXPIRED");
     }
     states
