@@ -6,7 +6,7 @@ mod common;
 #[expect(dead_code, reason = "it serves other tests too")]
 mod servers;
 
-use common::{ONE, Server, Starting, flash_sale, serve_shared, signal, token};
+use common::{Answer, ONE, Server, Starting, ask, flash_sale, serve_shared, signal, token};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,12 @@ struct Sale {
     url: String,
 }
 
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 8] = [
     "--sku",
     "SNEAKER=1000",
+    // None yet.
+    "--sku",
+    "LACES=0",
     "--payment-latency",
     "0s",
     "--hold",
@@ -42,6 +45,8 @@ impl Sale {
         Starting::of(serve_shared(&self.url, &FLAGS))
     }
 }
+
+const LACES: &str = r#"{"sku_id":"LACES","quantity":1}"#;
 
 /// Waits until so many programs are connected to the log: the writer, and a standby that follows.
 fn await_connected(sale: &Sale, programs: u32) {
@@ -73,6 +78,13 @@ fn stands(server: &Server, user: &str, (token, id): &(String, String)) {
     assert_eq!(&again.text("reservation_id"), id);
 }
 
+/// Asserts that the key of a request for laces still gives its refusal.
+#[track_caller]
+fn is_refused_again(server: &Server, token: &str, refused: &Answer) {
+    let again = server.reserve(token, "f", LACES).is(409);
+    assert_eq!(again.body, refused.body);
+}
+
 /// The standby decides within `max` of `since`.
 #[track_caller]
 fn decides_within(standby: Starting, max: Duration, since: Instant, user: &str) -> Server {
@@ -94,6 +106,9 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
     let sale = Sale::new();
     let first = sale.writer().listens();
     let ann = first.reserves("ann");
+    let fay = token("fay");
+    let refused = first.reserve(&fay, "f", LACES);
+    refused.is_problem(409, "sold_out");
 
     // Killed.
     let standby = sale.writer();
@@ -102,16 +117,18 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
     first.kill();
     let second = decides_within(standby, Duration::from_millis(1_500), since, "bob");
     stands(&second, "ann", &ann);
+    is_refused_again(&second, &fay, &refused);
 
     // Asked to end: it hands the role on.
     let standby = sale.writer();
     await_connected(&sale, 2);
     let since = Instant::now();
     signal(&second.child, "TERM");
-    let mut third = decides_within(standby, Duration::from_millis(500), since, "cid");
+    let third = decides_within(standby, Duration::from_millis(500), since, "cid");
     let mut second = second;
     assert!(second.child.wait().expect("it ends").success());
     stands(&third, "ann", &ann);
+    is_refused_again(&third, &fay, &refused);
 
     // Paused: a zombie, which wakes up and must not say a word.
     let standby = sale.writer();
@@ -120,34 +137,40 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
     signal(&third.child, "STOP");
     let fourth = decides_within(standby, Duration::from_secs(5), since, "dan");
     stands(&fourth, "ann", &ann);
+    // What the zombie would refuse is sold now; who was refused before stays so.
+    let units = r#"{"units":5}"#;
+    fourth.admin("products/LACES/restock", "r", units).is(200);
+    is_refused_again(&fourth, &fay, &refused);
     let eve = token("eve");
-    let asked = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let headers = [
-                ("authorization", &*format!("Bearer {eve}")),
-                ("idempotency-key", "e"),
-            ];
-            common::ask(
-                third.address,
-                "POST",
-                "/api/reserve",
-                &headers,
-                ONE.as_bytes(),
-            )
-        });
+    let asks = &|key, body: &'static str| {
+        let bearer = format!("Bearer {eve}");
+        let headers = [("authorization", &*bearer), ("idempotency-key", key)];
+        ask(
+            third.address,
+            "POST",
+            "/api/reserve",
+            &headers,
+            body.as_bytes(),
+        )
+    };
+    let answers = std::thread::scope(|scope| {
+        let asking =
+            [("e", ONE), ("l", LACES)].map(|(key, body)| scope.spawn(move || asks(key, body)));
         signal(&third.child, "CONT");
-        asking.join().expect("it asks")
+        asking.map(|asking| asking.join().expect("it asks"))
     });
-    // Its connection breaks off, or it says that it decides nothing.
-    if let Ok(answer) = asked {
+    // Its connections break off, or it says that it decides nothing.
+    for answer in answers.into_iter().flatten() {
         assert_eq!(answer.status, 503, "{answer:?}");
     }
-    assert!(!third.child.wait().expect("it ends").success());
+    let (is_well, said) = third.ends();
+    assert!(!is_well && said.contains("another writer"), "{said}");
     let id = fourth
         .reserve(&eve, "e", ONE)
         .is(201)
         .text("reservation_id");
-    stands(&fourth, "e", &(eve, id));
+    stands(&fourth, "e", &(eve.clone(), id));
+    fourth.reserve(&eve, "l", LACES).is(201);
     assert!(fourth.terminate());
 }
 
