@@ -4,10 +4,11 @@
 #[expect(dead_code, reason = "it serves other tests too")]
 pub(crate) mod servers;
 
-use crate::common::{SERVE, Server, Starting, becomes, flash_sale};
+use crate::common::{ONE, SERVE, Server, Starting, becomes, flash_sale};
 use crate::places::Places;
 use servers::Server as Backend;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// What writers sell: nobody is the last, and no hold lapses by itself.
 const FLAGS: [&str; 6] = [
@@ -22,6 +23,8 @@ const FLAGS: [&str; 6] = [
 /// The servers, prepared by `init`.
 pub(crate) struct System {
     pub(crate) postgres: Backend,
+    /// A synchronous standby of it, if there is one.
+    _replica: Option<Backend>,
     pub(crate) redis: Backend,
     pub(crate) kafka: Backend,
     pub(crate) places: Places,
@@ -34,21 +37,50 @@ impl System {
 
     pub(crate) fn of_shards(shards: u16) -> Self {
         let postgres = Backend::start("postgres.sh", &[]);
+        let store = store(&[postgres.port()]);
+        Self::with(postgres, None, store, shards)
+    }
+
+    /// A commit is one on two servers.
+    pub(crate) fn with_replica() -> Self {
+        let postgres = Backend::start("postgres.sh", &[]);
+        let of = ["--standby-of".to_owned(), postgres.port().to_string()];
+        let replica = Backend::start("postgres.sh", &of);
+        let store = store(&[postgres.port(), replica.port()]);
+        let system = Self::with(postgres, Some(replica), store, 1);
+        // Of the primary alone: once it is promoted the other one has nobody to wait for.
+        let waits = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+        assert_eq!(system.places.sql(waits), "ALTER SYSTEM");
+        system.places.sql("SELECT pg_reload_conf()");
+        becomes("the standby", "sync", || {
+            system
+                .places
+                .sql("SELECT sync_state FROM pg_stat_replication")
+        });
+        system
+    }
+
+    fn with(postgres: Backend, replica: Option<Backend>, store: String, shards: u16) -> Self {
         let redis = Backend::start("redis.sh", &[]);
         let kafka = Backend::start("kafka.sh", &[]);
         let places = Places {
-            store: store(postgres.port()),
+            store,
             cache: format!("redis://127.0.0.1:{}", redis.port()),
             ingest: format!("kafka://127.0.0.1:{}", kafka.port()),
         };
         let system = Self {
             postgres,
+            _replica: replica,
             redis,
             kafka,
             places,
         };
         let (is_done, said) = system.init(&["--shards", &shards.to_string()]);
         assert!(is_done, "{said}");
+        // Nodes only read, and have none of the connections that are kept for superusers.
+        let role = "CREATE ROLE node LOGIN; GRANT USAGE ON SCHEMA stockade TO node;
+                    GRANT SELECT ON ALL TABLES IN SCHEMA stockade TO node";
+        assert!(system.places.sql(role).ends_with("GRANT"));
         system
     }
 
@@ -77,12 +109,16 @@ impl System {
 
     /// A further writer: a standby if there is one.
     pub(crate) fn writer(&self) -> Starting {
-        self.writer_through(self.postgres.port())
+        self.writer_on(&self.places.store)
     }
 
     /// A further writer, which reaches PostgreSQL through another port.
     pub(crate) fn writer_through(&self, port: u16) -> Starting {
-        let mut command = self.serve("writer", &store(port));
+        self.writer_on(&store(&[port]))
+    }
+
+    fn writer_on(&self, store: &str) -> Starting {
+        let mut command = self.serve("writer", store);
         command.args(FLAGS);
         Starting::of(command)
     }
@@ -96,7 +132,15 @@ impl System {
 
     /// A writer that follows.
     pub(crate) fn standby(&self) -> Starting {
-        let standby = self.writer();
+        self.follows(self.writer())
+    }
+
+    /// A writer that follows, through another port.
+    pub(crate) fn standby_through(&self, port: u16) -> Starting {
+        self.follows(self.writer_through(port))
+    }
+
+    fn follows(&self, standby: Starting) -> Starting {
         let writers = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
         becomes("connected writers", "2", || self.places.sql(writers));
         standby
@@ -108,14 +152,18 @@ impl System {
     }
 
     pub(crate) fn node_with(&self, number: u16, flags: &[&str]) -> Server {
-        self.node_through(self.postgres.port(), number, flags)
+        self.node_on(&self.places.store, number, flags)
     }
 
     /// One that reaches PostgreSQL through another port.
     pub(crate) fn node_through(&self, port: u16, number: u16, flags: &[&str]) -> Server {
+        self.node_on(&store(&[port]), number, flags)
+    }
+
+    fn node_on(&self, store: &str, number: u16, flags: &[&str]) -> Server {
         // By its name it is no writer.
-        let store = format!("{}?application_name=node", store(port));
-        let mut command = self.serve("api", &store);
+        let store = store.replace("stockade@", "node@");
+        let mut command = self.serve("api", &format!("{store}?application_name=node"));
         command
             .args(["--node", &number.to_string(), "--payment-latency", "0s"])
             .args(flags);
@@ -123,6 +171,37 @@ impl System {
     }
 }
 
-fn store(port: u16) -> String {
-    format!("postgres://stockade@127.0.0.1:{port}/stockade")
+/// One that whichever of the servers takes writes keeps.
+fn store(ports: &[u16]) -> String {
+    let hosts: Vec<String> = ports
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    format!("postgres://stockade@{}/stockade", hosts.join(","))
+}
+
+/// Asserts that what is asked for now is decided within `max` of `since`. Whoever asked in vain asks again.
+#[track_caller]
+pub(crate) fn decides_within(node: &Server, max: Duration, since: Instant, token: &str) {
+    let key = format!("{since:?}");
+    loop {
+        let answer = node.reserve(token, &key, ONE);
+        let took = since.elapsed();
+        assert!(took < max, "after {took:?}, not {max:?}: {answer:?}");
+        if !matches!(answer.status, 429 | 503) {
+            answer.is(201);
+            println!("first new decision after {took:?}");
+            return;
+        }
+    }
+}
+
+/// Requests that wait in Kafka, as a node knows.
+pub(crate) fn lag(node: &Server) -> u64 {
+    let metrics = node.get("/metrics").body;
+    let lag = metrics.lines().find_map(|line| {
+        let lag = line.strip_prefix("kafka_lag{partition=\"0\"} ")?;
+        lag.parse().ok()
+    });
+    lag.expect("a metric")
 }

@@ -10,6 +10,7 @@ mod losses;
 mod nodes;
 mod outages;
 mod places;
+mod refusals;
 mod shards;
 mod whole_sale;
 

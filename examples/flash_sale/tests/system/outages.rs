@@ -1,10 +1,11 @@
 //! What fails, under load, on real servers and processes: whatever a buyer was told stands, nothing is decided twice, and the
 //! sale goes on by itself.
 
-use crate::backends::System;
 use crate::backends::servers::proxy::Proxy;
+use crate::backends::{System, decides_within, lag};
 use crate::common::crowd::{Crowd, Told, all_are_explained, tokens};
-use crate::common::{Answer, ONE, Server, becomes, signal, token};
+use crate::common::{Answer, ONE, Server, Starting, becomes, signal, token};
+use crate::refusals::{Buyers, all_stand};
 use std::process::{Child, Command, Stdio};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const TAKEOVER: Duration = Duration::from_secs(5);
 /// Everybody has noticed by then.
 const NOTICED: Duration = Duration::from_secs(20);
 
+const STOCK: &str = "/api/products/SNEAKER/availability";
+
 /// A sale with two API nodes and a crowd.
 struct Sale {
     system: System,
@@ -26,12 +29,18 @@ struct Sale {
 }
 
 impl Sale {
-    /// Gives also its writer, which reaches PostgreSQL on the port that is chosen.
-    fn begin(port: impl FnOnce(&System) -> u16) -> (Self, Server) {
+    /// Gives also its writer.
+    fn begin() -> (Self, Server) {
+        Self::begin_with(System::start, System::writer)
+    }
+
+    fn begin_with(
+        start: impl FnOnce() -> System,
+        writer: impl FnOnce(&System) -> Starting,
+    ) -> (Self, Server) {
         let alone = crate::alone();
-        let system = System::start();
-        let port = port(&system);
-        let writer = system.writer_through(port).listens();
+        let system = start();
+        let writer = writer(&system).listens();
         let nodes = [system.node(0), system.node(1)];
         let mut sale = Self {
             system,
@@ -56,8 +65,11 @@ impl Sale {
     }
 
     fn crowd_goes(&mut self) {
-        let told = self.crowd.take().map(Crowd::stop);
-        self.told.extend(told.into_iter().flatten());
+        if let Some(crowd) = self.crowd.take() {
+            let is_whole = crowd.is_whole();
+            self.told.extend(crowd.stop());
+            assert!(is_whole, "a node broke off");
+        }
     }
 
     /// Nothing that was told is lost or twofold, and everybody says the same.
@@ -75,7 +87,25 @@ impl Sale {
     }
 
     fn stock(&self) -> Answer {
-        self.nodes[0].get("/api/products/SNEAKER/availability")
+        self.nodes[0].get(STOCK)
+    }
+
+    /// The crowd goes. What the nodes show then comes to be what the rows say, as news. Another one comes.
+    #[track_caller]
+    fn reads_are_right(&mut self, next: &str) {
+        self.crowd_goes();
+        for node in &self.nodes {
+            becomes("a node's stock", "that of the rows", || {
+                let shown = node.get(STOCK).is(200).json();
+                let counts = ["available", "reserved", "sold"].map(|name| shown[name].to_string());
+                let rows = self.system.places.rows();
+                if counts.join("|") == rows && shown["stale"].is_null() {
+                    return "that of the rows".into();
+                }
+                format!("{shown}, the rows {rows}")
+            });
+        }
+        self.crowd_comes(next);
     }
 
     /// Reads go on; within some seconds they say whether they may be old.
@@ -99,10 +129,6 @@ impl Sale {
     }
 }
 
-fn direct(system: &System) -> u16 {
-    system.postgres.port()
-}
-
 /// The zombie ends, not in good order, and says why.
 #[track_caller]
 fn is_fenced(zombie: Server) {
@@ -112,19 +138,21 @@ fn is_fenced(zombie: Server) {
 
 #[test]
 fn a_paused_writer_is_replaced_and_wakes_up_to_say_nothing() {
-    let (mut sale, writer) = Sale::begin(direct);
-    let standby = sale.system.standby();
+    let (mut sale, writer) = Sale::begin();
+    let buyers = Buyers::start(&sale.nodes);
+    let (standby, dan) = (sale.system.standby(), token("dan"));
     let paused = Instant::now();
     signal(&writer.child, "STOP");
+    decides_within(&sale.nodes[0], TAKEOVER, paused, &dan);
     let next = standby.listens();
     sale.sells();
-    println!("50 reservations {:?} after the pause", paused.elapsed());
     signal(&writer.child, "CONT");
     is_fenced(writer);
     sale.sells();
 
     // Without traffic.
     sale.crowd_goes();
+    let heard = buyers.stop();
     let standby = sale.system.standby();
     let paused = Instant::now();
     signal(&next.child, "STOP");
@@ -134,33 +162,50 @@ fn a_paused_writer_is_replaced_and_wakes_up_to_say_nothing() {
     is_fenced(next);
     sale.crowd_comes("b");
     sale.sells();
+    all_stand(&sale.system.places, &sale.nodes[1], &heard);
     sale.ends(last);
 }
 
 #[test]
 fn a_writer_that_is_cut_off_from_the_store_is_replaced_and_answers_nothing() {
     let mut proxy = None;
-    let (sale, writer) = Sale::begin(|system| {
+    let (mut sale, writer) = Sale::begin_with(System::start, |system| {
         let between = Proxy::start(system.postgres.port());
-        proxy.insert(between).port()
+        system.writer_through(proxy.insert(between).port())
     });
     let proxy = proxy.expect("it was started");
-    let standby = sale.system.standby();
+    let another = Proxy::start(sale.system.postgres.port());
+    let buyers = Buyers::start(&sale.nodes);
+    let standby = sale.system.standby_through(another.port());
+    let dan = token("dan");
     let cut = Instant::now();
     proxy.stall();
+    decides_within(&sale.nodes[0], TAKEOVER, cut, &dan);
     let next = standby.listens();
-    assert!(cut.elapsed() < TAKEOVER, "{:?}", cut.elapsed());
     sale.sells();
-    println!("50 reservations {:?} after the cut", cut.elapsed());
     proxy.open();
     is_fenced(writer);
     sale.sells();
-    sale.ends(next);
+
+    // With refusals alone in line: nothing before them waits for a commit.
+    sale.crowd_goes();
+    let standby = sale.system.standby();
+    let cut = Instant::now();
+    another.stall();
+    let last = standby.listens();
+    assert!(cut.elapsed() < TAKEOVER, "{:?}", cut.elapsed());
+    sale.crowd_comes("b");
+    sale.sells();
+    another.open();
+    is_fenced(next);
+    sale.sells();
+    all_stand(&sale.system.places, &sale.nodes[1], &buyers.stop());
+    sale.ends(last);
 }
 
 #[test]
 fn while_postgres_is_down_reservations_wait_and_reads_go_on() {
-    let (mut sale, writer) = Sale::begin(direct);
+    let (mut sale, writer) = Sale::begin();
     // It hangs.
     sale.system.postgres.pause();
     sale.reads_become(true);
@@ -179,17 +224,31 @@ fn while_postgres_is_down_reservations_wait_and_reads_go_on() {
 }
 
 #[test]
+fn when_the_primary_dies_its_synchronous_standby_has_everything_and_the_sale_goes_on() {
+    let (mut sale, writer) = Sale::begin_with(System::with_replica, System::writer);
+    sale.system.postgres.kill();
+    sale.stock().is(200);
+    sale.is_unavailable("eve", &["outcome_unknown"]);
+    // The one that is left of the two.
+    assert_eq!(sale.system.places.sql("SELECT pg_promote()"), "t");
+    sale.sells();
+    sale.reads_are_right("b");
+    sale.sells();
+    sale.ends(writer);
+}
+
+#[test]
 fn while_redis_is_down_nobody_notices() {
-    let (mut sale, writer) = Sale::begin(direct);
+    let (mut sale, writer) = Sale::begin();
     sale.system.redis.kill();
     sale.sells();
-    sale.reads_become(false);
+    sale.reads_are_right("b");
     sale.sells();
     sale.system.redis.restart();
     sale.sells();
     sale.system.redis.pause();
     sale.sells();
-    sale.reads_become(false);
+    sale.reads_are_right("c");
     sale.system.redis.go_on();
     sale.sells();
     sale.ends(writer);
@@ -197,7 +256,7 @@ fn while_redis_is_down_nobody_notices() {
 
 #[test]
 fn while_kafka_is_down_nodes_say_so_and_the_writer_keeps_its_state() {
-    let (mut sale, writer) = Sale::begin(direct);
+    let (mut sale, writer) = Sale::begin();
     sale.system.kafka.kill();
     sale.is_unavailable("eve", &["unavailable", "outcome_unknown"]);
     sale.is_unavailable("fay", &["unavailable"]);
@@ -216,7 +275,7 @@ fn while_kafka_is_down_nodes_say_so_and_the_writer_keeps_its_state() {
 
 #[test]
 fn a_writer_that_is_far_behind_gets_no_more_until_it_has_caught_up() {
-    let (sale, writer) = Sale::begin(direct);
+    let (sale, writer) = Sale::begin();
     signal(&writer.child, "STOP");
     // A hundred thousand requests wait; whoever sent them has left.
     let brokers = sale.system.places.ingest.trim_start_matches("kafka://");
@@ -233,12 +292,7 @@ fn a_writer_that_is_far_behind_gets_no_more_until_it_has_caught_up() {
         left.push(client.send(&request).expect("room"));
     }
     becomes("what the node knows of it", "far behind", || {
-        let metrics = sale.nodes[1].get("/metrics").body;
-        let lag = metrics.lines().find_map(|line| {
-            let lag = line.strip_prefix("kafka_lag{partition=\"0\"} ")?;
-            lag.parse::<u64>().ok()
-        });
-        match lag.expect("a metric") {
+        match lag(&sale.nodes[1]) {
             100_001.. => "far behind".into(),
             lag => lag.to_string(),
         }
@@ -252,17 +306,24 @@ fn a_writer_that_is_far_behind_gets_no_more_until_it_has_caught_up() {
 }
 
 #[test]
-fn while_postgres_takes_no_more_connections_the_writer_keeps_its_own() {
-    let (sale, writer) = Sale::begin(direct);
+fn while_postgres_takes_no_more_connections_the_writer_keeps_its_own_and_nodes_need_none() {
+    let (mut sale, writer) = Sale::begin();
     let occupants = Occupants::of(&sale.system);
     sale.sells();
-    sale.reads_become(false);
-    drop(occupants);
+    sale.reads_are_right("b");
     sale.sells();
+    assert_eq!(sale.system.places.sql(NODES), "0", "there was room");
+    occupants.leave(&sale.system);
+    sale.sells();
+    becomes("nodes that read rows", "2", || {
+        sale.system.places.sql(NODES)
+    });
     sale.ends(writer);
 }
 
-/// Who have every connection that there still is.
+const NODES: &str = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'node'";
+
+/// Who have every connection that there still is, and those that the nodes had.
 struct Occupants(Vec<Child>);
 
 impl Occupants {
@@ -270,27 +331,49 @@ impl Occupants {
         assert_eq!(system.places.sql("CREATE ROLE crowd LOGIN"), "CREATE ROLE");
         let url = system.places.store.replace("stockade@", "crowd@");
         let max = system.places.sql("SHOW max_connections").parse();
-        let sleepers = (0..max.expect("a number")).map(|_: u32| {
+        let (mut all, mut more) = (Self(Vec::new()), max.expect("a number"));
+        // Who counts the nodes has a connection himself, for a moment.
+        let (mut without_nodes, begun) = (0, Instant::now());
+        while without_nodes < 2 {
+            assert!(begun.elapsed() < NOTICED, "there is room for nodes");
+            all.come(more, &url);
+            without_nodes = match system.places.sql(NODES).as_str() {
+                "0" => without_nodes + 1,
+                _ => 0,
+            };
+            let ends = NODES.replace("count(*)", "pg_terminate_backend(pid, 5000)");
+            system.places.sql(&ends);
+            more = 8;
+        }
+        all
+    }
+
+    fn leave(self, system: &System) {
+        drop(self);
+        // Their servers' processes would not notice before they have slept.
+        let ends = NODES.replace("count(*)", "pg_terminate_backend(pid)");
+        system.places.sql(&ends.replace("node", "crowd"));
+    }
+
+    /// So many more, until one of them finds no room and leaves.
+    fn come(&mut self, more: usize, url: &str) {
+        let is_here = |sleeper: &mut Child| matches!(sleeper.try_wait(), Ok(None));
+        self.0.retain_mut(is_here);
+        let sleepers = (0..more).map(|_| {
             let sleeper = Command::new("psql")
-                .args(["-qAtc", "SELECT pg_sleep(600)", &url])
+                .args(["-qAtc", "SELECT pg_sleep(600)", url])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
             sleeper.expect("psql runs")
         });
-        let mut all = Self(sleepers.collect());
-        // One that finds no room ends.
+        self.0.extend(sleepers);
         let begun = Instant::now();
-        let mut has_ended = || {
-            let mut sleepers = all.0.iter_mut();
-            sleepers.any(|sleeper| matches!(sleeper.try_wait(), Ok(Some(_))))
-        };
-        while !has_ended() {
+        while self.0.iter_mut().all(is_here) {
             assert!(begun.elapsed() < NOTICED, "there is room for all");
             // Other processes tell nobody.
             std::thread::sleep(Duration::from_millis(10));
         }
-        all
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::common::{ask, becomes};
 use crate::places::Places;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use stockade::types::ReservationId;
 
 const UNITS: u64 = 10_000;
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
+/// So soon after the last commit all say the same.
+const AGREE_WITHIN: f64 = 5.0;
 
 /// What `system.sh` runs; ended with it.
 struct Running {
@@ -96,6 +99,39 @@ fn available(node: SocketAddr) -> u64 {
     stock.json()["available"].as_u64().expect("a number")
 }
 
+/// Reservations and checkouts that a node has shed, as it counts its answers.
+pub(crate) fn shed_by(node: SocketAddr) -> u64 {
+    let metrics = ask(node, "GET", "/metrics", &[], b"").expect("an answer");
+    let count = |line: &str| {
+        let (labels, count) = line.strip_prefix("http_requests_total")?.rsplit_once(' ')?;
+        let one_of = |name: &str, values: [&str; 2]| {
+            let values = values.map(|value| format!("{name}=\"{value}\""));
+            values.iter().any(|value| labels.contains(value))
+        };
+        let is_shed = one_of("route", ["reserve", "checkout"]) && one_of("status", ["429", "503"]);
+        is_shed.then(|| count.parse::<u64>().expect("a count"))
+    };
+    metrics.body.lines().filter_map(count).sum()
+}
+
+/// Asserts that of those that nodes have shed a load has counted all, but for answers that came too late for it. Gives how many.
+#[track_caller]
+pub(crate) fn is_counted(shed: u64, outcome: &Value) -> u64 {
+    let failures = outcome["failures"].as_object();
+    let failures = failures.expect("what failed, and how often");
+    let met = |begins: &str| -> u64 {
+        let of_them = failures.iter().filter(|(what, _)| what.starts_with(begins));
+        of_them.filter_map(|(_, count)| count.as_u64()).sum()
+    };
+    let counted = met("429 ") + met("503 ");
+    let may_be = counted..=counted + met("timed out");
+    assert!(
+        may_be.contains(&shed),
+        "{shed} were shed, met: {failures:?}"
+    );
+    counted
+}
+
 #[test]
 fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
     let (rate, seconds) = (setting("SALE_RATE", 5_000), setting("SALE_SECONDS", 20));
@@ -103,8 +139,10 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
     let system = Running::start();
     let place = |name: &str| system.said[name].clone();
     let nodes = [place("node_0"), place("node_1")];
-    let first = nodes[0].trim_start_matches("http://").parse();
-    let first: SocketAddr = first.expect("an address");
+    let addresses = nodes.each_ref().map(|node| {
+        let address = node.trim_start_matches("http://").parse::<SocketAddr>();
+        address.expect("an address")
+    });
     let receipts = system.path("receipts");
     let load = |seconds: u64| {
         let mut load = Command::new(env!("CARGO_BIN_EXE_flash-sale"));
@@ -127,21 +165,23 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
             .status();
         assert!(warm.expect("the program starts").success());
     }
+    let shed = || addresses.iter().copied().map(shed_by).sum::<u64>();
+    let shed_before = shed();
     let load = load(seconds)
         .args(["--abandon", "0", "--receipts"])
         .arg(&receipts)
         .spawn();
     let load = load.expect("the program starts");
     if setting("SALE_KILLS", 1) > 0 {
-        while available(first) > UNITS / 2 {
+        while available(addresses[0]) > UNITS / 2 {
             std::thread::yield_now();
         }
         system.kill("writer");
     }
-    let met = load.wait_with_output().expect("it ends");
-    assert!(met.status.success(), "{met:?}");
-    let met = String::from_utf8_lossy(&met.stdout);
-    println!("{met}");
+    let ran = load.wait_with_output().expect("it ends");
+    assert!(ran.status.success(), "{ran:?}");
+    let outcome: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    println!("{outcome:#}");
 
     let places = Places {
         store: place("store"),
@@ -149,12 +189,19 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
         ingest: place("ingest"),
     };
     // Who came last may be about to pay.
-    let states =
-        "SELECT available, reserved, sold FROM stockade.inventory WHERE sku_id = 'SNEAKER'";
-    becomes("available, reserved, sold", "0|0|10000", || {
-        places.sql(states)
-    });
+    becomes("available, reserved, sold", "0|0|10000", || places.rows());
+    places.counts_agree();
+    let last = "SELECT extract(epoch FROM clock_timestamp() - max(stamp)) FROM stockade.batches
+                WHERE events <> '' OR refusals <> ''";
+    let since: f64 = places.sql(last).parse().expect("seconds");
+    println!("all say the same {since:.2} s after the last commit");
+    assert!(
+        since < AGREE_WITHIN,
+        "only {since:.2} s after the last commit"
+    );
     places.agrees();
+
+    is_counted(shed() - shed_before, &outcome);
 
     // Every answer that was given stands.
     let rows = "SELECT id, status FROM stockade.reservations
