@@ -4,7 +4,10 @@
 use crate::servers::Server;
 use crate::servers::proxy::Proxy;
 use crate::takeover::{await_connected, hold_back, last_batch, open_later};
-use crate::{PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, standby, url};
+use crate::{
+    PATIENCE, check_held, connect, engine, halted, open_sku, reserve, sql, standby, start_later,
+    url,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -271,4 +274,61 @@ fn an_owner_that_comes_back_later_than_its_standby_still_gives_the_lost_batches_
     drop(next.expect("it has the role"));
     check_held(&pair.on_standby(), &held);
     assert_eq!(held.len(), 5);
+}
+
+#[test]
+fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
+    let mut pair = Pair::start();
+    let first = engine(&pair.options).start().expect("it starts");
+    let handle = first.handle();
+    let sku = open_sku(&handle, "A", 1_000);
+    reserve(&handle, 1, sku).expect("a unit");
+    pair.catch_up(&handle, sku);
+    pair.link.stall();
+    // Nor will it remember that the role changed hands.
+    assert!(first.shutdown(PATIENCE).is_clean);
+    let first = engine(&pair.options).start().expect("it starts");
+    let handle = first.handle();
+    let waiting = start_later(&standby(&pair.options, Duration::from_secs(2)));
+    for user in 2..6 {
+        reserve(&handle, user, sku).expect("a unit");
+    }
+    // It follows every 50 ms, on a connection of its own.
+    let followed = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
+    let mut client = sql(&pair.options);
+    while client
+        .query_one(followed, &[])
+        .expect("a count")
+        .get::<_, i64>(0)
+        < 2
+    {
+        std::thread::yield_now();
+    }
+    let reads = "SELECT coalesce(sum(idx_scan), 0)::int8 FROM pg_stat_user_tables WHERE relname = 'batches'";
+    let before: i64 = client.query_one(reads, &[]).expect("a count").get(0);
+    while client
+        .query_one(reads, &[])
+        .expect("a count")
+        .get::<_, i64>(0)
+        < before + 2
+    {
+        // A heartbeat tells nobody else.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(client);
+    // Its owner dies with the server that had it all.
+    pair.primary.kill();
+    drop(first);
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
+    let told = waiting.recv_timeout(PATIENCE).expect("it is told");
+    let told = told.err().expect("it doesn't go on").to_string();
+    assert!(told.contains("flash-sale resume --store"), "{told}");
+    let refused = engine(&pair.options).start().err().expect("halted");
+    assert!(
+        refused.to_string().contains("batches are missing"),
+        "{refused}"
+    );
+    let epoch = sql(&pair.on_standby()).query_one("SELECT epoch FROM writer", &[]);
+    let epoch: i64 = epoch.expect("one").get(0);
+    assert_eq!(epoch, 3, "one that the lost history has used");
 }
