@@ -38,7 +38,7 @@ impl Running {
             .arg(dir.path())
             .args(["--sku", "SNEAKER=10000", "--sku", "WARM-UP=1000000"])
             // Whoever gave up leaves units behind, which lapse and are sold again.
-            .args(["--hold", &format!("{}s", setting("SALE_HOLD", 4))])
+            .args(["--hold", &format!("{}s", setting("SALE_HOLD", 8))])
             .env("FLASH_SALE", env!("CARGO_BIN_EXE_flash-sale"))
             .stdout(log.try_clone().expect("a second handle of it"))
             .stderr(log)
@@ -151,7 +151,7 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
             .args(["--reserves", &rate.to_string(), "--reads", "1000"])
             .args([
                 "--write-connections",
-                &setting("SALE_CONNECTIONS", 512).to_string(),
+                &setting("SALE_CONNECTIONS", 1_024).to_string(),
             ])
             .args(["--duration", &format!("{seconds}s")])
             .stdout(Stdio::piped());
