@@ -2,12 +2,13 @@
 //!
 //! Whoever holds the committer does it: the writer itself when nothing is queued, the committer's thread under load.
 
-use super::Shared;
 use super::announcer::{Inbox, tell};
 use super::turn::Turn;
+use super::{Shared, panic_text};
 use crate::store::{Store, StoreError};
 use crate::ticket::CompletionBatch;
 use crate::types::{Answer, BatchHash, Clock};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -60,8 +61,18 @@ impl Committer {
     /// Commits the turn and answers it.
     ///
     /// # Errors
-    /// If it can't be committed: the engine must halt, and the turn's callers hear that the outcome is unknown.
+    /// If it can't be committed, or the store panics: the engine must halt, and the turn's callers hear that the outcome is unknown.
     pub(super) fn finish(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
+        let finished = catch_unwind(AssertUnwindSafe(|| self.finish_turn(turn)));
+        finished.unwrap_or_else(|panic| {
+            let (number, text) = (turn.batch.header.number, panic_text(&*panic));
+            Err(StoreError::Fatal(format!(
+                "the store panicked ({text}) at batch {number}: whether the log has it the next start will find"
+            )))
+        })
+    }
+
+    fn finish_turn(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
         let requests = turn.requests.len();
         let mut took = None;
         if turn.has_batch {

@@ -53,6 +53,7 @@ use clock::LogicalClock;
 use health::Vitals;
 use parking_lot::Mutex;
 use reads::Reads;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -248,7 +249,7 @@ impl Engine {
         {
             std::thread::park_timeout(ANNOUNCED_POLL);
         }
-        let is_announced = self.threads.has_announced();
+        let is_announced = self.threads.join_announcers();
         for inbox in &self.inboxes {
             inbox.close(true);
         }
@@ -271,4 +272,11 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop(DROP_DEADLINE, false);
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }

@@ -1,11 +1,11 @@
 //! Turns, one after the other: what the threads call in a loop, and what a [`Runner`] lets a caller do in his own.
 
-use super::Shared;
 use super::announcer::Announcer;
 use super::committer::Committer;
 use super::handle::Request;
 use super::turn::Turn;
 use super::writer::Writer;
+use super::{Shared, panic_text};
 use crate::ring::Consumer;
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -113,10 +113,7 @@ impl Core {
                 Err(violation.to_string())
             }
             Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("no message");
+                let text = panic_text(&*panic);
                 let command = turn
                     .requests
                     .get(turn.answers.len())

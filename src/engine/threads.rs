@@ -16,9 +16,10 @@ use super::announcer::Announcer;
 use super::committer::Committer;
 use super::runner::Core;
 use super::turn::Turn;
-use super::{EngineError, Shared};
+use super::{EngineError, Shared, panic_text};
 use crate::ring::{Consumer, Notifier, Producer, Wake, ring};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -61,8 +62,16 @@ impl Threads {
         })?);
         for announcer in announcers {
             let (vitals, role) = (Arc::clone(&shared), announcer.role);
+            let warn = move |warning| vitals.vitals.warn(role, warning);
             threads.announcers.push(spawn(&shared, role, move || {
-                announcer.run(|warning| vitals.vitals.warn(role, warning));
+                let run = AssertUnwindSafe(|| announcer.run(&warn));
+                if let Err(panic) = catch_unwind(run) {
+                    let text = panic_text(&*panic);
+                    warn(Some(format!(
+                        "it panicked ({text}) and is told nothing any more: start again"
+                    )));
+                    resume_unwind(panic);
+                }
             })?);
         }
         let writing = Writing {
@@ -94,9 +103,15 @@ impl Threads {
         ended
     }
 
-    /// Whether the announcers have delivered everything and ended.
+    /// Whether the announcers have ended.
     pub(super) fn has_announced(&self) -> bool {
         self.announcers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Whether the announcers have delivered everything; those that haven't are left alone.
+    pub(super) fn join_announcers(&mut self) -> bool {
+        let mut announcers = self.announcers.drain(..);
+        announcers.all(|thread| thread.is_finished() && thread.join().is_ok())
     }
 }
 
