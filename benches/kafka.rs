@@ -1,12 +1,13 @@
-//! The whole way through Kafka: an API node's client, a broker, the source, an engine, the reply, back to the caller; on an engine in
-//! memory, and on the whole system: PostgreSQL as the store, Redis written through, events to Kafka. All of it on this machine.
+//! The whole way through Kafka: an API node's client, a broker, the source, an engine, the reply, back to the caller; on an engine
+//! in memory, and on the whole system: PostgreSQL as the store, Redis written through, events to Kafka. All of it on this machine.
 //!
-//! *Open loop*: 25,000 reservations a second are offered by one pacing thread; latency counts from the intended start to the moment at
-//! which the caller has his reply. *Sell-out*: the same with units for 4 in 100. *Flood*: as fast as the client takes them.
-//! Each reservation is of a new user with a new key. The run must end with as many units sold as the replies say.
+//! *Open loop*: 25,000 reservations a second are offered by one pacing thread; latency counts from the intended start to the moment
+//! at which the caller has his reply. *Sell-out*: the same with units for 4 in 100. *Flood*: as fast as the client takes them. Each
+//! reservation is of a new user with a new key. The run must end with as many units sold as the replies say.
 //!
-//! Run: `cargo bench --features kafka,postgres,redis --bench kafka`, some 10 minutes; `-- --seconds 20 --rounds 1` for a shorter look, `-- --only
-//! system` for one engine, `-- --test` for each row once. Needs Java 17, and Maven once, PostgreSQL and Redis. Figures are medians over the rounds.
+//! Run: `cargo bench --features kafka,postgres,redis --bench kafka`, some 10 minutes; `-- --seconds 20 --rounds 1` for a shorter
+//! look, `-- --only system` for one engine, `-- --test` for each row once. Needs Java 17, and Maven once, PostgreSQL and Redis.
+//! Figures are medians over the rounds.
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![expect(clippy::cast_precision_loss, reason = "rates are for people")]
 

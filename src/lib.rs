@@ -79,17 +79,18 @@
 //!   attributed is no trace, and one that can't be repeated in full is another answer.
 //! - How long things are remembered ([`types::Policy`]) is recorded in the log, so that a log replays to the same state
 //!   under any configuration.
-//! - Holds of one duration share a queue, whatever their SKUs. So a reserve that is short of units expires the overdue holds of other
-//!   SKUs that come before those of its own: each is expired once, by it or by the next sweep, and with the same result.
+//! - Holds of one duration share a queue, whatever their SKUs. So a reserve that is short of units expires the overdue holds of
+//!   other SKUs that come before those of its own: each is expired once, by it or by the next sweep, and with the same result.
 //! - A user's first accepted key and first counter lie with the user: a new user, who has neither, costs one cache miss.
-//! - A command of an outside source (a partition of messages) rides the ring boxed with its position, and its batch holds the position:
-//!   so offset and effect commit together, and every other command's slot stays as small as it was. See [`types::Submit`].
+//! - A command of an outside source (a partition of messages) rides the ring boxed with its position, and its batch holds the
+//!   position: so offset and effect commit together, and every other command's slot stays as small as it was. See
+//!   [`types::Submit`].
 //! - A hot SKU that is split over several writers ([`pools`]) moves units, never users. A transfer's number is its
 //!   acknowledgement: it is taken from the receiver, so asking the sender for `n + 1` says that `n` has come, and neither keeps
 //!   more than its last transfer and two sums per peer. A withdraw takes what is available, at most what was asked for: under load
 //!   an exact amount would be refused for ever.
-//! - Pools over Kafka ask each other's accounts by messages, not by SQL: the writer's own word, in the order of its partition, is the
-//!   one that a transfer may rest on, and whoever balances needs no database.
+//! - Pools over Kafka ask each other's accounts by messages, not by SQL: the writer's own word, in the order of its partition, is
+//!   the one that a transfer may rest on, and whoever balances needs no database.
 //! - A restart credits nothing to deadlines: logical time goes on by the wall clock. Only a store that could not commit
 //!   while the engine ran does.
 #![forbid(clippy::print_stdout)]

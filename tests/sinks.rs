@@ -1,5 +1,5 @@
-//! Sinks that know where they stand get every batch, in order: after a restart, after errors, and when they fall behind. Without a way
-//! to read the log, and before it begins, they are told of the gap.
+//! Sinks that know where they stand get every batch, in order: after a restart, after errors, and when they fall behind. Without a
+//! way to read the log, and before it begins, they are told of the gap.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

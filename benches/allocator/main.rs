@@ -1,11 +1,11 @@
 //! What the allocator alone decides per second, how long it ever stalls, and what a reservation costs in memory.
 //!
-//! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose
-//! name contains it. A decision is an accepted single-line reservation of a new user with a new key, limits and retention
-//! on, its event encoded; the tables are presized and lie in huge pages, where the system gives them. `base` is
-//! the harness: reading the commands and the clock. `peer` is what one would write in an afternoon: two hash maps, a slab and a
-//! counter, presized and warm, without expiry, events, retention or refusals on record. It shows what the machine can do. Medians of 5 runs (3 of the large ones); beside each rate that of the
-//! typical batch, which shows how disturbed the machine was.
+//! `cargo bench --bench allocator` prints a table; `-- --test` runs everything small, as a check, `-- NAME` the rows whose name
+//! contains it. A decision is an accepted single-line reservation of a new user with a new key, limits and retention on, its event
+//! encoded; the tables are presized and lie in huge pages, where the system gives them. `base` is the harness: reading the commands
+//! and the clock. `peer` is what one would write in an afternoon: two hash maps, a slab and a counter, presized and warm, without
+//! expiry, events, retention or refusals on record. It shows what the machine can do. Medians of 5 runs (3 of the large ones);
+//! beside each rate that of the typical batch, which shows how disturbed the machine was.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -391,8 +391,8 @@ impl Allocator {
 
     /// A fingerprint of the whole state, the same for every allocator in the same state, however its tables lie.
     ///
-    /// The sum, modulo 2^128, of a 128-bit mix of each exported record with its continuations; not meant against an adversary, who is met
-    /// by the log's hash chain.
+    /// The sum, modulo 2^128, of a 128-bit mix of each exported record with its continuations; not meant against an adversary, who
+    /// is met by the log's hash chain.
     pub fn digest(&self) -> u128 {
         let (mut sum, mut cart) = (0_u128, 0_u128);
         self.export(&mut |record| {

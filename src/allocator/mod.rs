@@ -20,11 +20,11 @@
 //! [`digest`](Allocator::digest) depends on no table's layout.
 //!
 //! Rooms: `decide` holds the rules, `apply` and `effects` what they do, `audit` the laws, `export` the state as a stream; the
-//! tables are `users` (with their counters), `holds` (reservations), `keys`, `outcomes`, `transfers`, `deadlines` and `stock`, on top
-//! of `index`, `arena` and `directory`. Deciding costs one cache miss for a new user with a new key, and those of many
-//! commands overlap: [`decide_all`](Allocator::decide_all) reads the places of the next hundred commands first.
-//! Memory per live reservation: a hold (64 bytes), a user with his first counter and key (56), a key (72), an index slot
-//! (11 to 26 bytes, by its load) and two queue entries (12).
+//! tables are `users` (with their counters), `holds` (reservations), `keys`, `outcomes`, `transfers`, `deadlines` and `stock`, on
+//! top of `index`, `arena` and `directory`. Deciding costs one cache miss for a new user with a new key, and those of many commands
+//! overlap: [`decide_all`](Allocator::decide_all) reads the places of the next hundred commands first. Memory per live reservation:
+//! a hold (64 bytes), a user with his first counter and key (56), a key (72), an index slot (11 to 26 bytes, by its load) and two
+//! queue entries (12).
 
 mod apply;
 mod arena;

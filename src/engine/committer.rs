@@ -61,7 +61,8 @@ impl Committer {
     /// Commits the turn and answers it.
     ///
     /// # Errors
-    /// If it can't be committed, or the store panics: the engine must halt, and the turn's callers hear that the outcome is unknown.
+    /// If it can't be committed, or the store panics: the engine must halt, and the turn's callers hear that the outcome is
+    /// unknown.
     pub(super) fn finish(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
         let finished = catch_unwind(AssertUnwindSafe(|| self.finish_turn(turn)));
         finished.unwrap_or_else(|panic| {

@@ -38,7 +38,8 @@ pub trait EventSink: Send {
         Ok(())
     }
 
-    /// The batches `from..to` (numbers) were not handed over, because the sink was too far behind, or resumed before the log begins.
+    /// The batches `from..to` (numbers) were not handed over, because the sink was too far behind, or resumed before the log
+    /// begins.
     fn gap(&mut self, from: u64, to: u64) {
         let _ = (from, to);
     }

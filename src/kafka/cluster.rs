@@ -136,8 +136,8 @@ impl KafkaCluster {
             .map_err(|error| KafkaError::setting(&error))
     }
 
-    /// Makes the topics that don't exist yet, and waits until they can be used; those that do are left as they are. Gives the names of
-    /// those: see whether their [`partitions`](Self::partitions) are as many.
+    /// Makes the topics that don't exist yet, and waits until they can be used; those that do are left as they are. Gives the names
+    /// of those: see whether their [`partitions`](Self::partitions) are as many.
     ///
     /// # Errors
     /// If the cluster doesn't answer or they can't be used within `timeout`, or it refuses.

@@ -9,12 +9,12 @@
 //!
 //! Partition `p` of the request topic is shard `p`: one writer, which owns it by its store's token and never by a consumer group.
 //! Which SKU is sold by which is the [`Placement`] of those who ask: a SKU has one shard, or several as its pools, between which
-//! units move by messages of this topic ([`pools`](crate::pools#over-kafka)). The number of partitions is fixed with the topic: with
-//! another, SKUs would have other writers, so a client that was told of another refuses to start.
+//! units move by messages of this topic ([`pools`](crate::pools#over-kafka)). The number of partitions is fixed with the topic:
+//! with another, SKUs would have other writers, so a client that was told of another refuses to start.
 //!
 //! - I1 (exactly once): the offset is stored with the batch that decides its messages, and the writer reads on from there: see
-//!   [`Submit`](crate::types::Submit). Nothing else says where to read on. What is committed to the consumer group is a copy, so that
-//!   API nodes and Kafka's own tools see the lag.
+//!   [`Submit`](crate::types::Submit). Nothing else says where to read on. What is committed to the consumer group is a copy, so
+//!   that API nodes and Kafka's own tools see the lag.
 //! - I2: a reply is sent once its decision is durable. It may come twice (a key's answer is repeated) or never (the writer died
 //!   just then), but never differ: whoever missed it asks again with the same key.
 //! - I3: a full engine makes the source wait; it refuses nothing. An offset outside the topic halts the source; nothing is reset.

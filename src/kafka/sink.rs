@@ -1,10 +1,10 @@
 //! [`KafkaSink`]: the events of a shard, in order, to one partition; and [`KafkaEvents`], which reads them.
 //!
-//! The cursor is the topic itself: a sink that starts reads the last record of its partition and goes on with the batch that it is of,
-//! from the log. So per shard the stream may repeat a suffix, when a writer or its producer is replaced, but never skips; and whoever
-//! reads it ignores what is not above the last (epoch, sequence) that he has: see [`EventCursor`]. Not a row beside the log: what
-//! consumers see is the topic, so it alone is the truth about what has left, and a second cursor could say more or less than that,
-//! say after a broker lost its tail.
+//! The cursor is the topic itself: a sink that starts reads the last record of its partition and goes on with the batch that it is
+//! of, from the log. So per shard the stream may repeat a suffix, when a writer or its producer is replaced, but never skips; and
+//! whoever reads it ignores what is not above the last (epoch, sequence) that he has: see [`EventCursor`]. Not a row beside the
+//! log: what consumers see is the topic, so it alone is the truth about what has left, and a second cursor could say more or less
+//! than that, say after a broker lost its tail.
 //!
 //! A record's value is the event as the log has it, 128 bytes ([`record`](crate::types::record)): one format, and nothing is lost
 //! in a second one. Its headers are text, for tools:
@@ -16,8 +16,9 @@
 //! | `batch` | the batch that it is of, or that comes next |
 //!
 //! `fork` and `gap` have no value. What is taken is sent in the background, by an idempotent producer that tries for ever and, if a
-//! message fails all the same, sends no later one. The sink then begins anew at what has arrived. If the log has another batch in the
-//! place of the topic's last one, it has lost its tail: the whole log is read again, and the first batch that differs follows a `fork`.
+//! message fails all the same, sends no later one. The sink then begins anew at what has arrived. If the log has another batch in
+//! the place of the topic's last one, it has lost its tail: the whole log is read again, and the first batch that differs follows a
+//! `fork`.
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
 use crate::events::{EventSink, SinkError};

@@ -16,13 +16,13 @@
 //! number of a withdraw from the *receiver*, so a number proves that the one before it has arrived.
 //! [`audit`] checks the sum: units in the pools and in flight are those that were ever brought in.
 //!
-//! **What users are told.** A pool that is short asks the others through [`Pools::want`]; they are told [`NotReserved::Moving`], not
-//! sold out, as long as the pools together have what was asked for, by their last committed batches, or units are on
-//! their way through a balancer of this process. The last units drain to where they are wanted, and a pool that was
-//! brought units for a request keeps them for it for a while ([`SETTLE`]). A transfer takes a commit in each of two pools:
-//! milliseconds. A process that does not balance may report a SKU sold out for that long; one that does takes a first step
-//! before it serves users, so that it knows what a predecessor left in flight. While a pool does not answer its balancer, nobody
-//! is told sold out: what is there may come.
+//! **What users are told.** A pool that is short asks the others through [`Pools::want`]; they are told [`NotReserved::Moving`],
+//! not sold out, as long as the pools together have what was asked for, by their last committed batches, or units are on their way
+//! through a balancer of this process. The last units drain to where they are wanted, and a pool that was brought units for a
+//! request keeps them for it for a while ([`SETTLE`]). A transfer takes a commit in each of two pools: milliseconds. A process that
+//! does not balance may report a SKU sold out for that long; one that does takes a first step before it serves users, so that it
+//! knows what a predecessor left in flight. While a pool does not answer its balancer, nobody is told sold out: what is there may
+//! come.
 //!
 //! ```
 //! use std::time::Duration;
@@ -58,10 +58,10 @@
 //! whatever else takes a command and brings its answer.
 //!
 //! The number of pools of a SKU and their order are fixed for a sale. Nothing checks it, for no writer knows of the others: with
-//! another number or order most users have another pool, in which their limits begin anew and their keys are unknown, so that
-//! a request that is sent again may be decided again. No unit is oversold by that, only limits and repetitions don't hold. Change it
-//! between sales: a pool that is added defines the SKU with a total of 0 and is filled by the balancer; one that goes has its
-//! units taken with `adjust`, and they are added to another.
+//! another number or order most users have another pool, in which their limits begin anew and their keys are unknown, so that a
+//! request that is sent again may be decided again. No unit is oversold by that, only limits and repetitions don't hold. Change it
+//! between sales: a pool that is added defines the SKU with a total of 0 and is filled by the balancer; one that goes has its units
+//! taken with `adjust`, and they are added to another.
 //!
 //! # Over Kafka
 //!

@@ -9,9 +9,9 @@ pub enum Role {
     /// At once, from whoever has it. That writer finds itself fenced with its next batch.
     #[default]
     TakeNow,
-    /// Follow the log as a warm standby, and take the role when its owner has ended (its session is gone, or it has handed
-    /// the role on) or has committed nothing for so long, while the server could be reached. An owner commits every 500 ms; give six
-    /// times that, 3 s.
+    /// Follow the log as a warm standby, and take the role when its owner has ended (its session is gone, or it has handed the role
+    /// on) or has committed nothing for so long, while the server could be reached. An owner commits every 500 ms; give six times
+    /// that, 3 s.
     WhenSilent(Duration),
 }
 

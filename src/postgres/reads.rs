@@ -137,8 +137,8 @@ impl PostgresReads {
         })
     }
 
-    /// The last stamp of each shard's log, and when it was committed by the server's clock. So far is the log's time from the clocks'
-    /// as long as its writer is the same; a writer commits every 500 ms.
+    /// The last stamp of each shard's log, and when it was committed by the server's clock. So far is the log's time from the
+    /// clocks' as long as its writer is the same; a writer commits every 500 ms.
     ///
     /// # Errors
     /// `Retryable` if no server can be asked just now.

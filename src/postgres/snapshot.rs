@@ -2,9 +2,9 @@
 //!
 //! A helper makes them from the log with a replica and a connection of its own, at a pace that leaves the server to the commits:
 //! none waits for it. A snapshot counts once its row is there, which is written after its parts; it names the batch and hash that
-//! it stands on. Each part is committed by itself: a transaction that stays open would keep the server from removing old versions of
-//! the rows that every commit writes. Parts without a row are removed by the next helper. A snapshot that is damaged is passed over
-//! for an older one, or for the log itself, which stays whole.
+//! it stands on. Each part is committed by itself: a transaction that stays open would keep the server from removing old versions
+//! of the rows that every commit writes. Parts without a row are removed by the next helper. A snapshot that is damaged is passed
+//! over for an older one, or for the log itself, which stays whole.
 //!
 //! The next one is not due before as many events as the last one has records: so snapshots never write more than the log does,
 //! however large the state is, and what a recovery reads of the log stays in proportion to its snapshot.
@@ -243,8 +243,8 @@ fn make(
     stop: &Stop,
 ) -> Result<u64, StoreError> {
     let session = Session::connect(options)?;
-    // No part waits for the disk, and no commit of the writer for a part: the server's log keeps the order, so that a row that outlives
-    // a crash has its parts.
+    // No part waits for the disk, and no commit of the writer for a part: the server's log keeps the order, so that a row that
+    // outlives a crash has its parts.
     session.run("SET synchronous_commit = off")?;
     let mut replica = replicas();
     let pace: Pace<'_> = &|bytes| at_pace(stop, bytes);

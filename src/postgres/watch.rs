@@ -1,9 +1,9 @@
 //! Whether the role may be had: what a standby concludes from its looks at the fence row, by its own clock.
 //!
-//! An owner is silent only for as long as it could have been heard: neither before this connection was made, nor over a time without
-//! looks, in which the server or the standby stood still. And it must have had its chance: its session was seen over this
-//! connection, so that the server was up all the time, or it has had the time that it needs to connect anew. An owner that
-//! has lost its server remembers what the next one lacks, and only it can give that again.
+//! An owner is silent only for as long as it could have been heard: neither before this connection was made, nor over a time
+//! without looks, in which the server or the standby stood still. And it must have had its chance: its session was seen over this
+//! connection, so that the server was up all the time, or it has had the time that it needs to connect anew. An owner that has lost
+//! its server remembers what the next one lacks, and only it can give that again.
 
 use super::log::{End, Fence};
 use crate::types::Token;

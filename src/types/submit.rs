@@ -6,8 +6,8 @@
 //!
 //! - I1: no position is in the log that includes a command without an answer in the log: positions ride with their commands.
 //! - I2: no command's answer is committed without a position that includes it, not even one that records nothing.
-//! - I3: a source's positions only grow; a command whose position was submitted before is refused, not decided again. Only an operator
-//!   may [move](Submit::move_source) a source back.
+//! - I3: a source's positions only grow; a command whose position was submitted before is refused, not decided again. Only an
+//!   operator may [move](Submit::move_source) a source back.
 
 use super::{Answer, Command, SkuId, SkuName, SourcePosition, Timestamp};
 use std::time::Duration;

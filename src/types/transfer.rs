@@ -72,8 +72,8 @@ impl Transfer {
 /// available. A key is required, and the number recognises the transfer for ever: the last one again gives what it
 /// moved, whatever was asked for.
 ///
-/// Withdraw `n + 1` only when the other shard has taken `n` ([`Query::Pool`](super::Query::Pool) at it says so): the number says that `n`
-/// has arrived, and the shard forgets what it moved.
+/// Withdraw `n + 1` only when the other shard has taken `n` ([`Query::Pool`](super::Query::Pool) at it says so): the number says
+/// that `n` has arrived, and the shard forgets what it moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is what it names")]
 pub struct Withdraw {

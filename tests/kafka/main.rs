@@ -1,5 +1,5 @@
-//! Kafka as it is, a real broker: `cargo test --features kafka,postgres --test kafka`. Here is what the tests share: the broker, a test's
-//! own topics on it, and an API node that asks until it knows.
+//! Kafka as it is, a real broker: `cargo test --features kafka,postgres --test kafka`. Here is what the tests share: the broker, a
+//! test's own topics on it, and an API node that asks until it knows.
 #![expect(clippy::disallowed_methods, reason = "brokers live in real time")]
 
 mod crashes;

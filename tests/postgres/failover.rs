@@ -11,9 +11,9 @@ use crate::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
-use stockade::engine::{CommandError, Handle};
+use stockade::engine::{CommandError, Engine, EngineBuilder, Handle};
 use stockade::postgres::{PostgresOptions, PostgresStore};
-use stockade::types::{Reserve, SkuId, Timestamp, UserId};
+use stockade::types::{ReservationId, Reserve, SkuId, Timestamp, UserId};
 
 /// A primary, and an asynchronous standby that gets its log through a proxy.
 pub(crate) struct Pair {
@@ -50,8 +50,19 @@ impl Pair {
         options
     }
 
+    /// An engine whose first reservation both servers have; of what comes after it the standby server hears nothing.
+    pub(crate) fn part(&self, engine: EngineBuilder) -> (Engine, Handle, SkuId, ReservationId) {
+        let engine = engine.start().expect("it starts");
+        let handle = engine.handle();
+        let sku = open_sku(&handle, "A", 1_000);
+        let first = reserve(&handle, 1, sku).expect("a unit");
+        self.catch_up(&handle, sku);
+        self.link.stall();
+        (engine, handle, sku, first)
+    }
+
     /// Until the standby has all that the primary has.
-    pub(crate) fn catch_up(&self, handle: &Handle, sku: SkuId) {
+    fn catch_up(&self, handle: &Handle, sku: SkuId) {
         let reserved = handle
             .availability(sku)
             .expect("known")
@@ -84,33 +95,22 @@ impl Pair {
 #[test]
 fn a_standby_server_that_is_promoted_without_the_last_batches_is_given_them_again() {
     let mut pair = Pair::start();
-    let engine = engine(&pair.options).start().expect("it starts");
-    let handle = engine.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    let mut held: Vec<_> = (0..20)
-        .map(|user| reserve(&handle, user, sku).expect("a unit"))
-        .collect();
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
-    held.extend((20..40).map(|user| reserve(&handle, user, sku).expect("a unit")));
-    assert_eq!(pair.fail_over(), 20, "the tail was lost");
+    let (engine, handle, sku, first) = pair.part(engine(&pair.options));
+    let mut held = vec![first];
+    held.extend((2..22).map(|user| reserve(&handle, user, sku).expect("a unit")));
+    assert_eq!(pair.fail_over(), 1, "the tail was lost");
     held.push(reserve(&handle, 99, sku).expect("a unit"));
     let report = engine.shutdown(PATIENCE);
     assert!(report.is_clean, "{report:?}");
     check_held(&pair.on_standby(), &held);
-    assert_eq!(held.len(), 41);
+    assert_eq!(held.len(), 22);
 }
 
 #[test]
 fn a_lost_tail_that_nobody_remembers_halts_the_writer() {
     let mut pair = Pair::start();
     pair.options.retained_bytes = 0;
-    let engine = engine(&pair.options).start().expect("it starts");
-    let handle = engine.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (_engine, handle, sku, _) = pair.part(engine(&pair.options));
     reserve(&handle, 2, sku).expect("a unit");
     assert_eq!(pair.fail_over(), 1, "the tail was lost");
     // A heartbeat may have found it before.
@@ -137,12 +137,8 @@ fn wait_at_commits(client: &mut postgres::Client, waits: bool) {
 #[test]
 fn lost_batches_whose_giving_is_broken_off_are_given_on_from_there() {
     let mut pair = Pair::start();
-    let engine = engine(&pair.options).start().expect("it starts");
-    let handle = engine.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    let mut held = vec![reserve(&handle, 1, sku).expect("a unit")];
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (engine, handle, sku, first) = pair.part(engine(&pair.options));
+    let mut held = vec![first];
     held.extend((2..6).map(|user| reserve(&handle, user, sku).expect("a unit")));
     let promoted = pair.on_standby();
     wait_at_commits(&mut sql(&promoted), true);
@@ -174,12 +170,7 @@ fn lost_batches_whose_giving_is_broken_off_are_given_on_from_there() {
 fn deadlines_stay_what_was_told_when_the_giving_of_a_credit_is_broken_off() {
     let mut pair = Pair::start();
     let stalls = engine(&pair.options).stall_credit_after(Duration::from_millis(500));
-    let engine = stalls.start().expect("it starts");
-    let handle = engine.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (engine, handle, sku, _) = pair.part(stalls);
     let promoted = pair.on_standby();
     wait_at_commits(&mut sql(&promoted), true);
     // A commit that takes long is credited by the next one, and that is the last one that is lost, or nearly.
@@ -279,12 +270,7 @@ fn an_owner_that_comes_back_later_than_its_standby_still_gives_the_lost_batches_
 #[test]
 fn a_standby_that_followed_further_than_the_server_remembers_halts_the_shard() {
     let mut pair = Pair::start();
-    let first = engine(&pair.options).start().expect("it starts");
-    let handle = first.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (first, _, sku, _) = pair.part(engine(&pair.options));
     // Nor will it remember that the role changed hands.
     assert!(first.shutdown(PATIENCE).is_clean);
     let first = engine(&pair.options).start().expect("it starts");

@@ -404,12 +404,7 @@ fn a_fence_row_that_is_gone_stops_everybody_until_it_is_mended() {
 fn a_lost_tail_stays_a_halt_until_an_operator_accepts_it() {
     let mut pair = Pair::start();
     pair.options.retained_bytes = 0;
-    let first = engine(&pair.options).start().expect("it starts");
-    let handle = first.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (first, handle, sku, _) = pair.part(engine(&pair.options));
     reserve(&handle, 2, sku).expect("a unit");
     assert_eq!(pair.fail_over(), 1, "the tail was lost");
     while !matches!(handle.health().state, State::Halted(_)) {
@@ -456,12 +451,7 @@ fn a_promotion_that_nobody_watched_is_told() {
     let mut pair = Pair::start();
     let promoted =
         |warnings: Vec<String>| warnings.iter().any(|warning| warning.contains("promoted"));
-    let first = engine(&pair.options).start().expect("it starts");
-    let handle = first.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (first, handle, sku, _) = pair.part(engine(&pair.options));
     reserve(&handle, 2, sku).expect("a unit");
     pair.primary.kill();
     drop(first);
@@ -478,12 +468,7 @@ fn a_promotion_that_nobody_watched_is_told() {
 #[test]
 fn a_promotion_that_the_writer_made_good_is_not_told() {
     let mut pair = Pair::start();
-    let first = engine(&pair.options).start().expect("it starts");
-    let handle = first.handle();
-    let sku = open_sku(&handle, "A", 1_000);
-    reserve(&handle, 1, sku).expect("a unit");
-    pair.catch_up(&handle, sku);
-    pair.link.stall();
+    let (first, handle, sku, _) = pair.part(engine(&pair.options));
     reserve(&handle, 2, sku).expect("a unit");
     assert_eq!(pair.fail_over(), 1, "the tail was lost");
     reserve(&handle, 3, sku).expect("a unit, and the one before it once more");

@@ -119,8 +119,9 @@ impl Default for Bounds {
     }
 }
 
-/// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined, one that the journal
-/// has is checked and never changed; one that another shard sells is left to it. The sale of one that was never opened is opened, also if it was defined long ago.
+/// Starts the engine on the directory and makes sure that the SKUs are known: a new one is defined, one that the journal has is
+/// checked and never changed; one that another shard sells is left to it. The sale of one that was never opened is opened, also if
+/// it was defined long ago.
 ///
 /// A log that others share is waited for: `waits` is given what ends that.
 pub(crate) fn open(

@@ -26,8 +26,8 @@
 //!
 //! A key is required, so that a message that is delivered twice is decided once. An unknown version, kind or field, and one that
 //! its kind doesn't have, is refused: whoever wrote it meant something. So a release that brings a new kind, as this one does with
-//! the last two rows, changes writers before it changes those who ask. Without `asked_at_us` the record's own time counts. Both times
-//! are by the clock of who asks; the writer makes the log's time of them.
+//! the last two rows, changes writers before it changes those who ask. Without `asked_at_us` the record's own time counts. Both
+//! times are by the clock of who asks; the writer makes the log's time of them.
 
 mod wire;
 

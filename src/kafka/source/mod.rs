@@ -10,7 +10,8 @@
 //!
 //! Every message becomes one command with the offset after it, also one that can't be read (a query that changes nothing): so the
 //! stored position is always the offset up to which everything is dealt with. Dead letters of a run have arrived before the run is
-//! submitted, unless their topic can't be written to: then nobody waits for them. A full engine makes the reader wait for answers; it polls nothing meanwhile.
+//! submitted, unless their topic can't be written to: then nobody waits for them. A full engine makes the reader wait for answers;
+//! it polls nothing meanwhile.
 
 mod reader;
 mod replier;
@@ -45,8 +46,8 @@ const DEAD_LETTER: usize = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceOptions {
-    /// The topic of requests. One that is made anew under the same name begins at offset 0 again, before the log's position: give it
-    /// a new name, or say [where to go on](KafkaSource::begin_at) before it is used.
+    /// The topic of requests. One that is made anew under the same name begins at offset 0 again, before the log's position: give
+    /// it a new name, or say [where to go on](KafkaSource::begin_at) before it is used.
     pub requests: String,
     /// The partition: the engine's shard.
     pub partition: i32,
@@ -111,8 +112,8 @@ pub struct SourceStatus {
     pub lag: u64,
     /// Messages that could not be read.
     pub dead_letters: u64,
-    /// Dead letters that did not arrive: their topic is missing or takes none that long. What they held is in the partition still, as
-    /// long as it keeps messages; mend the topic.
+    /// Dead letters that did not arrive: their topic is missing or takes none that long. What they held is in the partition still,
+    /// as long as it keeps messages; mend the topic.
     pub dead_letters_lost: u64,
     /// Replies that could not be delivered: whoever asked asks again.
     pub replies_lost: u64,

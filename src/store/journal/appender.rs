@@ -19,8 +19,8 @@ use std::io;
 
 /// Frames larger than this are written in several pieces; only the last is then awaited by the caller.
 const PIECE_MAX: usize = 1 << 23;
-/// A segment that is longer than prepared grows by so many zero bytes at a time (a small one by its own size): a write that makes a file longer costs
-/// a journal commit of the file system, which small batches then share.
+/// A segment that is longer than prepared grows by so many zero bytes at a time (a small one by its own size): a write that makes a
+/// file longer costs a journal commit of the file system, which small batches then share.
 const GROWTH: usize = 1 << 20;
 /// The buffer begins so large in bytes.
 const BUFFER_SIZE: usize = 1 << 18;

@@ -1,7 +1,7 @@
-//! The whole distributed sale as `system.sh` starts it: 10,000 units, far more buyers through two API nodes than there are units, and a
-//! writer that is killed in the middle.
-//! `SALE_RATE=25000 SALE_CONNECTIONS=8000 SALE_WARM=20 cargo test --release -p flash-sale --features kafka --test system ten_thousand --
-//! --nocapture` tells what it met. `SALE_KILLS=0` leaves the writer alive; `SALE_SECONDS` and `SALE_HOLD` say for how long.
+//! The whole distributed sale as `system.sh` starts it: 10,000 units, far more buyers through two API nodes than there are units,
+//! and a writer that is killed in the middle. `SALE_RATE=25000 SALE_CONNECTIONS=8000 SALE_WARM=20 cargo test --release -p
+//! flash-sale --features kafka --test system ten_thousand -- --nocapture` tells what it met. `SALE_KILLS=0` leaves the writer
+//! alive; `SALE_SECONDS` and `SALE_HOLD` say for how long.
 
 use crate::common::{ask, becomes};
 use crate::places::Places;
