@@ -4,6 +4,7 @@
 pub(crate) mod proxy;
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,18 @@ use std::time::{Duration, Instant};
 /// How long a server may take until it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
-/// A server's process, its port and its folder. Dropped, the process is killed and the folder removed.
+/// Waits at its input for a line. If that ends without one, whoever held it has died: the server's group is killed, and its folder
+/// removed, once nobody writes there.
+const GUARD: &str =
+    r#"read -r _ || { kill -9 -- "-$1"; until rm -rf "$2"; do sleep 0.1; done; } 2>/dev/null"#;
+
+/// A server's process, its port and its folder. Dropped, the process is killed and the folder removed; and so they are if this
+/// process ends without that, as at Ctrl-C.
 pub(crate) struct Server {
     script: &'static str,
     arguments: Vec<String>,
     process: Option<Child>,
+    guard: Option<Child>,
     port: u16,
     dir: tempfile::TempDir,
 }
@@ -46,6 +54,7 @@ impl Server {
             script,
             arguments: arguments(port),
             process: None,
+            guard: None,
             port,
             dir,
         };
@@ -79,7 +88,9 @@ impl Server {
             .stderr(log)
             .process_group(0)
             .spawn();
-        self.process = Some(child.unwrap_or_else(|error| panic!("{}: {error}", script.display())));
+        let child = child.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+        self.guard = Some(guard(&child, self.dir.path()));
+        self.process = Some(child);
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = self
@@ -103,6 +114,12 @@ impl Server {
         if let Some(mut child) = self.process.take() {
             signal(&child, Signal::KILL);
             child.wait().expect("it was killed");
+        }
+        if let Some(mut guard) = self.guard.take() {
+            let stdin = guard.stdin.as_mut().expect("it is piped");
+            // One that is gone itself does no harm.
+            let _ = stdin.write_all(b"\n");
+            guard.wait().expect("it ends after a line");
         }
     }
 
@@ -134,6 +151,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What outlives this process, if only for a moment.
+fn guard(server: &Child, dir: &Path) -> Child {
+    let guard = Command::new("sh")
+        .args(["-c", GUARD, "guard"])
+        .arg(server.id().to_string())
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .process_group(0)
+        .spawn();
+    guard.expect("a shell")
 }
 
 /// Signals the process and all that descend from it, also those that have left its group and session, as PostgreSQL's do. Each
