@@ -30,6 +30,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const READ_CONNECTIONS: usize = 32;
 /// A checkout keeps its connection for the payment's 20 ms.
 const WRITE_CONNECTIONS: usize = 128;
+const CHECKOUT_CONNECTIONS: usize = 32;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// After the last unit is sold the crowd stays a little, so that the plots show it.
 const AFTERGLOW: Duration = Duration::from_secs(2);
@@ -193,6 +194,7 @@ fn behaviour(args: &Args, sku: &SkuArg, address: SocketAddr) -> Behaviour {
         think: Duration::from_millis(700).min(args.hold / 4),
         read_connections: READ_CONNECTIONS,
         write_connections: WRITE_CONNECTIONS,
+        checkout_connections: CHECKOUT_CONNECTIONS,
         pipeline: 1,
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! pacer thread ──► reads     ──► read connections  (up to `pipeline` in flight on each)
 //!             ──► reserves  ──► write connections (one in flight on each)
-//!             ──► checkouts ──► a quarter more of them
+//!             ──► checkouts ──► checkout connections (the same)
 //!        later ◄── a reservation's checkout, after the buyer has thought about it
 //! ```
 
@@ -40,6 +40,7 @@ pub(crate) struct Behaviour {
     pub(crate) think: Duration,
     pub(crate) read_connections: usize,
     pub(crate) write_connections: usize,
+    pub(crate) checkout_connections: usize,
     /// Reads in flight per connection.
     pub(crate) pipeline: usize,
 }
@@ -65,6 +66,8 @@ pub(crate) struct Crowd {
 const LINGER: Duration = Duration::from_secs(20);
 /// Who hears that the outcome is unknown asks again after this, as the answer says; so does who has units and can't pay just now.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Whoever waits so long for a free connection is held up by the crowd, not by the server alone.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_hours(1);
 
 type LineOf = fn(&Agenda) -> &Line<Write>;
@@ -105,6 +108,7 @@ impl Crowd {
                     addresses,
                     read_connections,
                     write_connections,
+                    checkout_connections,
                     ..
                 } = &client.behaviour;
                 for &address in addresses.iter().cycle().take(*read_connections) {
@@ -112,7 +116,7 @@ impl Crowd {
                 }
                 let lines: [(LineOf, usize); 2] = [
                     (|agenda| &agenda.reserves, *write_connections),
-                    (|agenda| &agenda.checkouts, write_connections.div_ceil(4)),
+                    (|agenda| &agenda.checkouts, *checkout_connections),
                 ];
                 for (line, connections) in lines {
                     for &address in addresses.iter().cycle().take(connections) {
@@ -244,6 +248,9 @@ impl Client {
             let Some((start, write)) = due.pop() else {
                 return;
             };
+            if start.elapsed() >= HELD_UP_AFTER {
+                self.recorder.record_held_up();
+            }
             let request = match self.request(&write) {
                 Ok(request) => request,
                 Err(error) => {

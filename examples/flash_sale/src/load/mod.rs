@@ -52,9 +52,12 @@ pub(crate) struct Args {
     /// Connections for reads
     #[arg(long, default_value_t = 128)]
     connections: usize,
-    /// Connections for reservations; checkouts have a quarter more
+    /// Connections for reservations
     #[arg(long, default_value_t = 512)]
     write_connections: usize,
+    /// Connections for checkouts [default: as many as for reservations]
+    #[arg(long)]
+    checkout_connections: Option<usize>,
     /// Reads in flight per connection
     #[arg(long, default_value_t = 1)]
     pipeline: usize,
@@ -126,6 +129,7 @@ fn over_http(args: &Args) -> Result<Outcome> {
             think: args.think,
             read_connections: args.connections,
             write_connections: args.write_connections,
+            checkout_connections: args.checkout_connections.unwrap_or(args.write_connections),
             pipeline: args.pipeline,
         },
         &secret,

@@ -62,6 +62,7 @@ struct Tally {
     series: [Series; KINDS],
     refusals: BTreeMap<String, u64>,
     failures: BTreeMap<String, u64>,
+    held_up: u64,
 }
 
 impl Tally {
@@ -70,6 +71,7 @@ impl Tally {
             series: [Series::new(), Series::new(), Series::new()],
             refusals: BTreeMap::new(),
             failures: BTreeMap::new(),
+            held_up: 0,
         }
     }
 }
@@ -117,6 +119,8 @@ pub(crate) struct Outcome {
     pub(crate) ordered: u64,
     pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) failures: BTreeMap<String, u64>,
+    /// Reservations and checkouts that waited long for a free connection of the crowd.
+    pub(crate) held_up: u64,
 }
 
 /// Takes in what any thread met: in all, and since it was last looked at.
@@ -166,6 +170,11 @@ impl Recorder {
         *codes.0.entry(codes.1.clone()).or_default() += latencies.len() as u64;
     }
 
+    /// One that waited long for a free connection.
+    pub(crate) fn record_held_up(&self) {
+        self.lock().0.held_up += 1;
+    }
+
     /// The figures since the last call, by kind.
     pub(crate) fn take_window(&self, over: Duration) -> [Figures; KINDS] {
         let mut inner = self.lock();
@@ -188,6 +197,7 @@ impl Recorder {
             ordered: total.series[Kind::Checkout as usize].done,
             refusals: total.refusals.clone(),
             failures: total.failures.clone(),
+            held_up: total.held_up,
         }
     }
 }
@@ -225,6 +235,12 @@ impl Outcome {
                     .collect();
                 println!("{what}: {}", codes.join(", "));
             }
+        }
+        if self.held_up > 0 {
+            println!(
+                "{} waited long for a free connection, which their latency holds: see --write-connections and --checkout-connections",
+                self.held_up
+            );
         }
     }
 }

@@ -144,15 +144,14 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
         address.expect("an address")
     });
     let receipts = system.path("receipts");
+    let connections = setting("SALE_CONNECTIONS", 1_024);
     let load = |seconds: u64| {
         let mut load = Command::new(env!("CARGO_BIN_EXE_flash-sale"));
         load.args(["load", "--insecure-dev", "--json"])
             .args(["--target", &nodes[0], "--target", &nodes[1]])
             .args(["--reserves", &rate.to_string(), "--reads", "1000"])
-            .args([
-                "--write-connections",
-                &setting("SALE_CONNECTIONS", 1_024).to_string(),
-            ])
+            .args(["--write-connections", &connections.to_string()])
+            .args(["--checkout-connections", &(connections / 4).to_string()])
             .args(["--duration", &format!("{seconds}s")])
             .stdout(Stdio::piped());
         load
