@@ -15,10 +15,6 @@ mod rows;
 mod sale;
 
 #[path = "../servers/mod.rs"]
-#[cfg_attr(
-    not(feature = "postgres-tls"),
-    expect(dead_code, reason = "shared with tests that use more of it")
-)]
 mod servers;
 mod store;
 mod takeover;
@@ -27,6 +23,7 @@ mod tls;
 
 use postgres::NoTls;
 use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator as _;
 use servers::Server;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -182,4 +179,16 @@ fn check_held(options: &PostgresOptions, held: &[ReservationId]) {
     let distinct: BTreeSet<_> = held.iter().collect();
     assert_eq!(distinct.len(), held.len(), "acknowledged twice");
     assert!(client.query(RECOUNT, &[]).expect("a recount").is_empty());
+}
+
+/// As after a Ctrl-C, where nothing of this program is dropped.
+#[test]
+fn a_server_ends_with_whoever_started_it_and_leaves_nothing() {
+    let mut server = Server::start("postgres.sh", &[]);
+    let mut ends = connect(&url(server.port()));
+    server.abandon();
+    assert!(!server.dir().exists(), "its folder is gone");
+    // It would find that out by itself, within a minute or so.
+    let closed = ends.notifications().timeout_iter(PATIENCE / 20).next();
+    assert!(closed.is_err(), "it goes on: {closed:?}");
 }

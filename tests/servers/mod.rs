@@ -17,7 +17,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Waits at its input for a line. If that ends without one, whoever held it has died: the server's group is killed, and its folder
 /// removed, once nobody writes there.
 const GUARD: &str =
-    r#"read -r _ || { kill -9 -- "-$1"; until rm -rf "$2"; do sleep 0.1; done; } 2>/dev/null"#;
+    r#"read -r _ || { kill -s KILL -- "-$1"; until rm -rf "$2"; do sleep 0.1; done; } 2>/dev/null"#;
 
 /// A server's process, its port and its folder. Dropped, the process is killed and the folder removed; and so they are if this
 /// process ends without that, as at Ctrl-C.
@@ -121,6 +121,13 @@ impl Server {
             let _ = stdin.write_all(b"\n");
             guard.wait().expect("it ends after a line");
         }
+    }
+
+    /// Lets go of its guard as the death of this process does, and waits for what that does.
+    pub(crate) fn abandon(&mut self) {
+        let mut guard = self.guard.take().expect("it runs");
+        drop(guard.stdin.take());
+        guard.wait().expect("it ends when nobody holds it");
     }
 
     /// Stops the server's processes without ending them: connections stay open and nobody answers.
