@@ -1,14 +1,14 @@
 //! What a source does when something is lost beside it: the dead letters' topic, or messages that it has not read yet.
 
 use crate::requests::delete_before;
-use crate::{Topics, WITHIN, ask, halted, open_sku, reserve, shared, until};
+use crate::{Topics, WITHIN, ask, events, halted, open_sku, reserve, shared, until};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::{Duration, Instant};
 use stockade::engine::Engine;
 use stockade::kafka::{KafkaSource, Reply, SourceState, TopicSettings};
 use stockade::store::{MemoryLog, MemoryStore};
-use stockade::types::{Decision, Submit};
+use stockade::types::{Decision, EventKind, Submit};
 
 /// The partition goes on, the loss is counted, and what the letter held is where it was: in the partition.
 #[test]
@@ -180,4 +180,54 @@ fn a_node_hears_replies_though_their_topic_was_made_anew() {
     make_anew(&topics, "replies");
     let next: Reply = ask(&client, &reserve(9, "SKU-0"));
     assert!(matches!(next.decision, Decision::Reserved(_)), "{next:?}");
+}
+
+/// A writer that decides, and whose replies nobody hears, is to a node what one is that was killed before it sent them.
+#[test]
+fn a_node_asks_once_more_for_what_was_decided_before_its_writer_died() {
+    const USERS: u64 = 40;
+    let server = shared();
+    let topics = Topics::new(&server, "unsaid");
+    let log = MemoryLog::default();
+    let start = || Engine::builder().store(MemoryStore::on(&log)).start();
+    let client = topics.client();
+    let engine = start().expect("it starts");
+    let source = topics.source(engine.handle());
+    open_sku(&client, "SKU-0", USERS);
+    drop((source, engine));
+
+    let engine = start().expect("it recovers");
+    let mut options = topics.source_options();
+    options.replies = topics.topic("dead");
+    // Nor does it say how far it is.
+    options.group = "mute".into();
+    let mute = KafkaSource::start(&topics.cluster(), options, engine.handle());
+    let mute = mute.expect("it starts");
+    let requests = (0..USERS).map(|user| reserve(user, "SKU-0"));
+    let waiting: Vec<_> = requests
+        .map(|request| client.send(&request).expect("room"))
+        .collect();
+    let handle = engine.handle();
+    let sku = handle.sku("SKU-0").expect("it is defined");
+    until("all are decided", || {
+        handle
+            .availability(sku)
+            .is_some_and(|stock| stock.available == 0)
+    });
+    drop((mute, engine));
+    assert_eq!(client.asked_again(), 0, "it may be on its way");
+
+    let engine = start().expect("it recovers");
+    let _source = topics.source(engine.handle());
+    for reply in waiting {
+        let decision = reply.wait(WITHIN).expect("a reply").decision;
+        assert!(matches!(decision, Decision::Reserved(_)), "{decision:?}");
+    }
+    assert_eq!(client.asked_again(), USERS, "each once");
+    let made = events(log.clone()).into_iter();
+    let made = made.filter(|event| matches!(event.kind, EventKind::Reserved { .. }));
+    assert_eq!(made.count() as u64, USERS, "each decided once");
+    // What is answered is not asked again, however long others wait.
+    ask(&client, &reserve(USERS, "SKU-0"));
+    assert_eq!(client.asked_again(), USERS);
 }

@@ -10,24 +10,28 @@
 //! request in flight has an entry in one bounded map; dropping the [`Pending`] removes it.
 //!
 //! The watcher asks the cluster once a second how far each writer is behind. While it doesn't answer, or a partition is too far
-//! behind, requests are refused at once: a queue of a hundred thousand is an answer too late for everybody.
+//! behind, requests are refused at once: a queue of a hundred thousand is an answer too late for everybody. And it sees whose
+//! replies never came: what a writer had decided by one look, and this node, that has heard all replies of then, has no reply to
+//! by the next, is asked once more.
+
+mod in_flight;
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
 use super::placement::Placement;
 use super::reply::{self, Answered, Reply};
 use super::request::{self, Body, ReplyTo, Request};
-use crate::ticket::{Completer, Pool, Ticket};
+use crate::ticket::{Pool, Ticket};
 use crate::types::{Clock, PoolView, SkuName, SystemClock};
+use in_flight::{InFlight, Message};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError as RdKafkaError;
-use rdkafka::message::Message;
+use rdkafka::message::Message as _;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -162,12 +166,21 @@ struct Shared {
     time: SystemClock,
     /// Requests that each partition's writer is behind.
     lags: Vec<AtomicU64>,
+    /// The offset up to which this node has heard replies.
+    heard: AtomicI64,
+    asked_again: AtomicU64,
     /// Why requests are refused, if they are.
     trouble: Mutex<Option<String>>,
     stop: AtomicBool,
 }
 
-type InFlight = Mutex<HashMap<u64, Completer<Answered>>>;
+/// What the cluster said at one look.
+struct Look {
+    /// By partition: up to where its requests were decided.
+    positions: Vec<i64>,
+    /// The end of this node's replies.
+    replies_end: i64,
+}
 
 /// Waits for a reply: by blocking, or as a future. Dropping it withdraws nothing.
 #[must_use = "the reply comes through it; dropping it cancels nothing"]
@@ -184,9 +197,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let completer = self.in_flight.lock().remove(&self.id);
-        // It may wake somebody, which is nothing to do under a lock.
-        drop(completer);
+        self.in_flight.give_up(self.id);
     }
 }
 
@@ -245,16 +256,14 @@ impl KafkaClient {
         let mut node = [0; 8];
         getrandom::fill(&mut node).map_err(|error| KafkaError::System(error.to_string()))?;
         let in_flight = Arc::new(InFlight::default());
-        let undelivered = Arc::clone(&in_flight);
+        let sent = Arc::clone(&in_flight);
         let producer = cluster.producer(
             // Whoever waits has given up by then.
             Duration::from_secs(10),
-            Box::new(move |result, id| {
-                if result.is_err() {
-                    // Its caller hears at once that the outcome is unknown.
-                    let gone = undelivered.lock().remove(&(id as u64));
-                    drop(gone);
-                }
+            Box::new(move |result, id| match result {
+                Ok(offset) => sent.arrived(id as u64, offset),
+                // Its caller hears at once that the outcome is unknown.
+                Err(_) => sent.give_up(id as u64),
             }),
         )?;
         // The listener's group is nobody's: it commits nothing.
@@ -271,6 +280,8 @@ impl KafkaClient {
             watcher,
             time: SystemClock::new(),
             lags: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            heard: AtomicI64::new(0),
+            asked_again: AtomicU64::new(0),
             trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
             options,
@@ -360,12 +371,18 @@ impl KafkaClient {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let max = shared.options.in_flight_max;
         let (completer, ticket) = shared.pool.issue().ok_or(AskError::Busy { max })?;
-        let mut in_flight = shared.in_flight.lock();
-        if in_flight.len() >= room {
-            return Err(AskError::Busy { max });
-        }
-        in_flight.insert(id, completer);
-        drop(in_flight);
+        let group = sku.map_or("", |sku| shared.options.placement.group_of(sku));
+        let message = Arc::new(Message {
+            partition,
+            key: group.to_owned(),
+            payload: encode(ReplyTo {
+                node: shared.node,
+                partition: shared.options.reply_partition,
+                id,
+            }),
+        });
+        let added = shared.in_flight.add(id, completer, &message, room);
+        added.map_err(|_| AskError::Busy { max })?;
         let pending = Pending {
             ticket: Some(ticket),
             entry: Entry {
@@ -373,21 +390,9 @@ impl KafkaClient {
                 in_flight: Arc::clone(&shared.in_flight),
             },
         };
-        let message = encode(ReplyTo {
-            node: shared.node,
-            partition: shared.options.reply_partition,
-            id,
-        });
-        let group = sku.map_or("", |sku| shared.options.placement.group_of(sku));
-        let tag = usize::try_from(id).unwrap_or_default();
-        let record = BaseRecord::with_opaque_to(&shared.options.requests, tag)
-            .partition(i32::try_from(partition).unwrap_or_default())
-            .key(group)
-            .payload(message.as_slice());
-        match shared.producer.send(record) {
-            Ok(()) => Ok(pending),
-            Err((error, _)) => Err(AskError::Unavailable(error.to_string())),
-        }
+        let sent = shared.transmit(id, &message);
+        sent.map_err(|error| AskError::Unavailable(error.to_string()))?;
+        Ok(pending)
     }
 
     /// Sends a request and blocks for its reply.
@@ -413,12 +418,17 @@ impl KafkaClient {
     /// costs little. [`send`](Self::send) asks again.
     pub fn has_room(&self) -> bool {
         let shared = &self.shared;
-        shared.in_flight.lock().len() < shared.options.reservations_max()
+        shared.in_flight.len() < shared.options.reservations_max()
     }
 
     /// Requests that wait for a reply.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.lock().len()
+        self.shared.in_flight.len()
+    }
+
+    /// Requests that were sent once more, since they were decided and no reply came: their writer had ended in between.
+    pub fn asked_again(&self) -> u64 {
+        self.shared.asked_again.load(Ordering::Relaxed)
     }
 
     /// Why requests are refused just now, if they are.
@@ -435,8 +445,7 @@ impl Drop for KafkaClient {
             thread.thread().unpark();
             let _ = thread.join();
         }
-        let waiting = std::mem::take(&mut *self.shared.in_flight.lock());
-        drop(waiting);
+        self.shared.in_flight.give_up_all();
     }
 }
 
@@ -478,6 +487,7 @@ impl Shared {
             ..
         } = &self.options;
         let (_, end) = cluster::bounds(&self.listener, replies, *reply_partition, timeout)?;
+        self.heard.store(end, Ordering::Release);
         let mut own = TopicPartitionList::new();
         own.add_partition_offset(replies, *reply_partition, Offset::Offset(end))?;
         self.listener.assign(&own)
@@ -529,21 +539,23 @@ impl Shared {
             if let Ok((node, id, reply)) = read
                 && is_own(node)
             {
-                let completer = self.in_flight.lock().remove(&id);
-                if let Some(completer) = completer {
-                    completer.complete(reply);
-                }
+                self.in_flight.complete(id, reply);
             }
+            self.heard.store(message.offset() + 1, Ordering::Release);
         }
     }
 
     fn watch(&self) {
         let mut answered_at = self.time.monotonic();
+        let mut last: Option<Look> = None;
         while !self.is_stopped() {
             let asked_at = self.time.monotonic();
             let now = match self.measure() {
-                Ok(()) => {
+                Ok(look) => {
                     answered_at = self.time.monotonic();
+                    if let Some(last) = last.replace(look) {
+                        self.ask_again(&last);
+                    }
                     None
                 }
                 Err(error) => Some(error),
@@ -556,8 +568,30 @@ impl Shared {
         }
     }
 
+    /// Sends requests once more that had been decided by that look and have no reply, if this node has heard all replies of then.
+    fn ask_again(&self, last: &Look) {
+        if self.heard.load(Ordering::Acquire) < last.replies_end {
+            return;
+        }
+        for (id, message) in self.in_flight.passed(&last.positions) {
+            // One that can't be sent leaves its caller where he was.
+            if self.transmit(id, &message).is_ok() {
+                self.asked_again.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn transmit(&self, id: u64, message: &Message) -> Result<(), RdKafkaError> {
+        let tag = usize::try_from(id).unwrap_or_default();
+        let record = BaseRecord::with_opaque_to(&self.options.requests, tag)
+            .partition(i32::try_from(message.partition).unwrap_or_default())
+            .key(message.key.as_str())
+            .payload(message.payload.as_slice());
+        self.producer.send(record).map_err(|(error, _)| error)
+    }
+
     /// How far each writer is behind what the topic holds.
-    fn measure(&self) -> Result<(), String> {
+    fn measure(&self) -> Result<Look, String> {
         let topic = &self.options.requests;
         let mut list = TopicPartitionList::new();
         let partitions = (0_i32..).take(self.lags.len());
@@ -566,6 +600,7 @@ impl Shared {
         }
         let copied = self.watcher.committed_offsets(list, WATCH);
         let copied = copied.map_err(|error| error.to_string())?;
+        let mut positions = Vec::new();
         for (partition, lag) in partitions.zip(&self.lags) {
             let (low, high) = cluster::bounds(&self.watcher, topic, partition, WATCH)
                 .map_err(|error| error.to_string())?;
@@ -578,7 +613,14 @@ impl Shared {
             let behind = (high - at).max(0).unsigned_abs();
             lag.store(behind, Ordering::Relaxed);
             cluster::meter("stockade_kafka_lag_seen", topic, partition, behind);
+            positions.push(at);
         }
-        Ok(())
+        let (replies, own) = (&self.options.replies, self.options.reply_partition);
+        let (_, replies_end) = cluster::bounds(&self.watcher, replies, own, WATCH)
+            .map_err(|error| error.to_string())?;
+        Ok(Look {
+            positions,
+            replies_end,
+        })
     }
 }
