@@ -5,6 +5,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
 use rdkafka::{ClientContext, Message};
 use std::time::Duration;
 
@@ -291,6 +292,16 @@ pub(super) fn meter(name: &'static str, topic: &str, partition: i32, value: u64)
     }
     #[cfg(not(feature = "metrics"))]
     let _ = (name, topic, partition, value);
+}
+
+/// What the group says of a partition, as its source copied it: the position, and the offset up to which everybody was told; 0 for
+/// what it doesn't say.
+pub(super) fn copied(partition: &TopicPartitionListElem<'_>) -> (u64, u64) {
+    let position = match partition.offset() {
+        Offset::Offset(at) => at.unsigned_abs(),
+        _ => 0,
+    };
+    (position, partition.metadata().parse().unwrap_or(0))
 }
 
 /// The first offset that the topic holds, and the one after its last.

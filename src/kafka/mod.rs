@@ -14,9 +14,10 @@
 //!
 //! - I1 (exactly once): the offset is stored with the batch that decides its messages, and the writer reads on from there: see
 //!   [`Submit`](crate::types::Submit). Nothing else says where to read on. What is committed to the consumer group is a copy, so
-//!   that API nodes and Kafka's own tools see the lag.
+//!   that API nodes and Kafka's own tools see the lag, and nodes whose replies will never come.
 //! - I2: a reply is sent once its decision is durable. It may come twice (a key's answer is repeated) or never (the writer died
-//!   just then), but never differ: whoever missed it asks again with the same key.
+//!   just then): then the client asks once more with the same key, and so does who has given up. The first decision of a key never
+//!   differs, and what is no decision (not open, busy) is asked anew only where no reply came.
 //! - I3: a full engine makes the source wait; it refuses nothing. An offset outside the topic halts the source; nothing is reset.
 //!   Messages that were gone before they were read halt it too, once what it had read is submitted.
 //! - I4: a message that can't be read goes to the dead-letter topic, with the reason in its headers, and the next one follows, if

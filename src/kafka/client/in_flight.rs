@@ -1,8 +1,6 @@
 //! [`InFlight`]: the requests of a node that wait for a reply, and their messages.
 //!
-//! A writer that ends between a commit and its replies leaves requests decided and nobody told. The node can see that: the
-//! group's position has passed the offset at which a request arrived, and no reply came. Its message is then sent once more, and
-//! its key gives it the first decision.
+//! A message is kept until its reply comes, to be sent once more if none will: see [`watcher`](super::watcher).
 
 use super::super::reply::Answered;
 use crate::ticket::Completer;
@@ -24,10 +22,11 @@ pub(super) struct InFlight(Mutex<HashMap<u64, Waiting>>);
 
 struct Waiting {
     completer: Completer<Answered>,
+    partition: u32,
+    /// Where it arrived, once that is known.
+    offset: Option<u64>,
     /// Until it has been sent once more.
     message: Option<Arc<Message>>,
-    /// Where it arrived, once that is known.
-    offset: Option<i64>,
 }
 
 impl InFlight {
@@ -45,18 +44,30 @@ impl InFlight {
         }
         let request = Waiting {
             completer,
-            message: Some(Arc::clone(message)),
+            partition: message.partition,
             offset: None,
+            message: Some(Arc::clone(message)),
         };
         waiting.insert(id, request);
         Ok(())
     }
 
-    /// Its message is in its partition, at that offset.
+    /// Its message is in its partition, at that offset, which is negative where the broker doesn't know it any more.
     pub(super) fn arrived(&self, id: u64, offset: i64) {
-        if let Some(waiting) = self.0.lock().get_mut(&id) {
+        if let Ok(offset) = u64::try_from(offset)
+            && let Some(waiting) = self.0.lock().get_mut(&id)
+        {
             waiting.offset = Some(offset);
         }
+    }
+
+    /// Its message didn't arrive. If it did before, that one may be answered still.
+    pub(super) fn failed(&self, id: u64) {
+        let mut waiting = self.0.lock();
+        let is_there = waiting.get(&id).is_some_and(|it| it.offset.is_some());
+        let gone = if is_there { None } else { waiting.remove(&id) };
+        drop(waiting);
+        drop(gone);
     }
 
     /// Answers it, if it waits still.
@@ -80,21 +91,32 @@ impl InFlight {
         drop(waiting);
     }
 
-    /// Gives each request that arrived before its partition's position, in the order of their numbers: each once.
-    pub(super) fn passed(&self, positions: &[i64]) -> Vec<(u64, Arc<Message>)> {
+    /// The requests that arrived before their partition's offset here and have not been sent again, in the order of their numbers.
+    pub(super) fn passed(&self, offsets: &[u64]) -> Vec<u64> {
         let is_passed = |waiting: &Waiting| {
-            let partition = waiting.message.as_ref()?.partition;
-            let position = positions.get(partition as usize)?;
-            Some(waiting.offset? < *position)
+            let position = offsets.get(waiting.partition as usize);
+            waiting.message.is_some()
+                && waiting.offset.is_some()
+                && waiting.offset.as_ref() < position
         };
-        let mut waiting = self.0.lock();
-        let passed = waiting
-            .iter_mut()
-            .filter(|(_, waiting)| is_passed(waiting) == Some(true));
-        let passed = passed.filter_map(|(id, waiting)| Some((*id, waiting.message.take()?)));
-        let mut passed: Vec<_> = passed.collect();
-        passed.sort_unstable_by_key(|(id, _)| *id);
+        let waiting = self.0.lock();
+        let passed = waiting.iter().filter(|(_, waiting)| is_passed(waiting));
+        let mut passed: Vec<_> = passed.map(|(id, _)| *id).collect();
+        drop(waiting);
+        passed.sort_unstable();
         passed
+    }
+
+    /// The message of a request that waits still, to be sent once more: it is not kept any longer.
+    pub(super) fn take_message(&self, id: u64) -> Option<Arc<Message>> {
+        self.0.lock().get_mut(&id)?.message.take()
+    }
+
+    /// Keeps it again.
+    pub(super) fn keep_message(&self, id: u64, message: Arc<Message>) {
+        if let Some(waiting) = self.0.lock().get_mut(&id) {
+            waiting.message = Some(message);
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -118,12 +140,8 @@ mod tests {
         Some(ticket)
     }
 
-    fn ids(passed: &[(u64, Arc<Message>)]) -> Vec<u64> {
-        passed.iter().map(|(id, _)| *id).collect()
-    }
-
     #[test]
-    fn what_a_position_has_passed_is_given_once_and_stays() {
+    fn what_a_position_has_passed_is_sent_once_more_and_waits_on() {
         let all = InFlight::default();
         let tickets: Vec<_> = (0..6)
             .map(|id| add(&all, id, u32::from(id >= 3), 6))
@@ -131,21 +149,26 @@ mod tests {
         assert!(tickets.iter().all(Option::is_some));
         assert!(add(&all, 6, 0, 6).is_none(), "there is no room");
         // The last one's message is still on its way.
-        for (id, offset) in [(0, 10), (1, 11), (2, 12), (3, 11), (4, 3)] {
+        for (id, offset) in [(0, 10), (1, 11), (2, 12), (3, 11), (4, 3), (5, -1), (9, 1)] {
             all.arrived(id, offset);
         }
-        all.arrived(9, 1); // nobody's
         assert!(all.passed(&[0, 0]).is_empty());
-        assert!(
-            all.passed(&[]).is_empty(),
-            "a partition that nobody knows of"
-        );
-        assert_eq!(ids(&all.passed(&[12, 11])), [0, 1, 4]);
-        assert_eq!(ids(&all.passed(&[12, 12])), [3], "each once");
-        all.give_up(2);
-        assert!(all.passed(&[100, 100]).is_empty(), "and none that is gone");
-        assert_eq!(all.len(), 5);
+        assert!(all.passed(&[]).is_empty(), "partitions that nobody knows");
+        assert_eq!(all.passed(&[12, 11]), [0, 1, 4]);
+        let message = all.take_message(0).expect("it waits");
+        assert!(all.take_message(0).is_none(), "once");
+        assert!(all.take_message(9).is_none(), "nobody waits for it");
+        assert_eq!(all.passed(&[12, 11]), [1, 4]);
+        all.keep_message(0, message);
+        assert_eq!(all.passed(&[12, 12]), [0, 1, 3, 4]);
+        all.give_up(1);
+        assert_eq!(all.passed(&[12, 12]), [0, 3, 4]);
+
+        // The first to arrive may be answered, though a second doesn't arrive.
+        all.failed(0);
         all.complete(0, Answered::Pool(None));
+        all.failed(5);
+        assert_eq!(all.len(), 3);
         all.give_up_all();
         let mut tickets = tickets.into_iter().flatten();
         let first = tickets.next().and_then(Ticket::wait);

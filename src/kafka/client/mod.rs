@@ -11,10 +11,10 @@
 //!
 //! The watcher asks the cluster once a second how far each writer is behind. While it doesn't answer, or a partition is too far
 //! behind, requests are refused at once: a queue of a hundred thousand is an answer too late for everybody. And it sees whose
-//! replies never came: what a writer had decided by one look, and this node, that has heard all replies of then, has no reply to
-//! by the next, is asked once more.
+//! replies will never come, and asks once more.
 
 mod in_flight;
+mod watcher;
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
 use super::placement::Placement;
@@ -35,14 +35,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use watcher::ANSWERS_WITHIN;
 
 /// The listener looks so often whether it is told to stop.
 const LISTEN: Duration = Duration::from_millis(50);
-/// How often the lag is asked for, and how long that may take.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-const WATCH: Duration = Duration::from_millis(800);
-/// How long the cluster may not answer before requests are refused.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// A request brought no decision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +117,7 @@ pub struct ClientOptions {
     pub group: String,
     /// Which writer sells what.
     pub placement: Placement,
-    /// Requests in flight at most (65,536). The last quarter is for what ends or pays what was begun: reservations are refused
+    /// Requests in flight at most (65,536); their messages are kept until they are answered. The last quarter is for what ends or pays what was begun: reservations are refused
     /// before.
     pub in_flight_max: usize,
     /// Reservations and payments are not begun with a writer that is further behind (100,000).
@@ -172,14 +168,6 @@ struct Shared {
     /// Why requests are refused, if they are.
     trouble: Mutex<Option<String>>,
     stop: AtomicBool,
-}
-
-/// What the cluster said at one look.
-struct Look {
-    /// By partition: up to where its requests were decided.
-    positions: Vec<i64>,
-    /// The end of this node's replies.
-    replies_end: i64,
 }
 
 /// Waits for a reply: by blocking, or as a future. Dropping it withdraws nothing.
@@ -263,7 +251,7 @@ impl KafkaClient {
             Box::new(move |result, id| match result {
                 Ok(offset) => sent.arrived(id as u64, offset),
                 // Its caller hears at once that the outcome is unknown.
-                Err(_) => sent.give_up(id as u64),
+                Err(_) => sent.failed(id as u64),
             }),
         )?;
         // The listener's group is nobody's: it commits nothing.
@@ -340,7 +328,7 @@ impl KafkaClient {
         self.shared.is_well()?;
         let room = self.shared.options.in_flight_max;
         let ask = |to| request::encode_pool(sku, to);
-        let pending = self.transmit(partition, room, Some(sku), ask)?;
+        let pending = self.put_in_line(partition, room, Some(sku), ask)?;
         match pending.answered(timeout)? {
             Answered::Pool(view) => Ok(view),
             Answered::Decided(_) => Err(AskError::Unknown),
@@ -354,13 +342,13 @@ impl KafkaClient {
             Body::Reserve { .. } => options.reservations_max(),
             _ => options.in_flight_max,
         };
-        self.transmit(partition, room, request.skus().next(), |to| {
+        self.put_in_line(partition, room, request.skus().next(), |to| {
             request::encode(request, Some(to))
         })
     }
 
-    /// Unless so many are in flight already.
-    fn transmit(
+    /// Takes it in and sends it, unless so many are in flight already.
+    fn put_in_line(
         &self,
         partition: u32,
         room: usize,
@@ -371,6 +359,10 @@ impl KafkaClient {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let max = shared.options.in_flight_max;
         let (completer, ticket) = shared.pool.issue().ok_or(AskError::Busy { max })?;
+        // Whoever finds no room costs little.
+        if shared.in_flight.len() >= room {
+            return Err(AskError::Busy { max });
+        }
         let group = sku.map_or("", |sku| shared.options.placement.group_of(sku));
         let message = Arc::new(Message {
             partition,
@@ -426,7 +418,8 @@ impl KafkaClient {
         self.shared.in_flight.len()
     }
 
-    /// Requests that were sent once more, since they were decided and no reply came: their writer had ended in between.
+    /// Requests that were sent once more, since they were dealt with and no reply will come: mostly because their writer had ended
+    /// in between.
     pub fn asked_again(&self) -> u64 {
         self.shared.asked_again.load(Ordering::Relaxed)
     }
@@ -524,7 +517,7 @@ impl Shared {
         while !self.is_stopped() {
             self.producer.poll(Duration::ZERO);
             if is_lost {
-                is_lost = self.hear(WATCH).is_err();
+                is_lost = self.hear(ANSWERS_WITHIN).is_err();
             }
             let message = match self.listener.poll(LISTEN) {
                 Some(Ok(message)) => message,
@@ -545,42 +538,6 @@ impl Shared {
         }
     }
 
-    fn watch(&self) {
-        let mut answered_at = self.time.monotonic();
-        let mut last: Option<Look> = None;
-        while !self.is_stopped() {
-            let asked_at = self.time.monotonic();
-            let now = match self.measure() {
-                Ok(look) => {
-                    answered_at = self.time.monotonic();
-                    if let Some(last) = last.replace(look) {
-                        self.ask_again(&last);
-                    }
-                    None
-                }
-                Err(error) => Some(error),
-            };
-            let silence = self.time.monotonic().saturating_sub(answered_at);
-            // One question without an answer is no trouble yet.
-            *self.trouble.lock() = now.filter(|_| silence > SILENCE_MAX);
-            let passed = self.time.monotonic().saturating_sub(asked_at);
-            std::thread::park_timeout(WATCH_EVERY.saturating_sub(passed));
-        }
-    }
-
-    /// Sends requests once more that had been decided by that look and have no reply, if this node has heard all replies of then.
-    fn ask_again(&self, last: &Look) {
-        if self.heard.load(Ordering::Acquire) < last.replies_end {
-            return;
-        }
-        for (id, message) in self.in_flight.passed(&last.positions) {
-            // One that can't be sent leaves its caller where he was.
-            if self.transmit(id, &message).is_ok() {
-                self.asked_again.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-
     fn transmit(&self, id: u64, message: &Message) -> Result<(), RdKafkaError> {
         let tag = usize::try_from(id).unwrap_or_default();
         let record = BaseRecord::with_opaque_to(&self.options.requests, tag)
@@ -588,39 +545,5 @@ impl Shared {
             .key(message.key.as_str())
             .payload(message.payload.as_slice());
         self.producer.send(record).map_err(|(error, _)| error)
-    }
-
-    /// How far each writer is behind what the topic holds.
-    fn measure(&self) -> Result<Look, String> {
-        let topic = &self.options.requests;
-        let mut list = TopicPartitionList::new();
-        let partitions = (0_i32..).take(self.lags.len());
-        for partition in partitions.clone() {
-            list.add_partition(topic, partition);
-        }
-        let copied = self.watcher.committed_offsets(list, WATCH);
-        let copied = copied.map_err(|error| error.to_string())?;
-        let mut positions = Vec::new();
-        for (partition, lag) in partitions.zip(&self.lags) {
-            let (low, high) = cluster::bounds(&self.watcher, topic, partition, WATCH)
-                .map_err(|error| error.to_string())?;
-            let at = copied.find_partition(topic, partition);
-            let at = match at.map(|at| at.offset()) {
-                Some(Offset::Offset(at)) => at,
-                // No writer has begun.
-                _ => low,
-            };
-            let behind = (high - at).max(0).unsigned_abs();
-            lag.store(behind, Ordering::Relaxed);
-            cluster::meter("stockade_kafka_lag_seen", topic, partition, behind);
-            positions.push(at);
-        }
-        let (replies, own) = (&self.options.replies, self.options.reply_partition);
-        let (_, replies_end) = cluster::bounds(&self.watcher, replies, own, WATCH)
-            .map_err(|error| error.to_string())?;
-        Ok(Look {
-            positions,
-            replies_end,
-        })
     }
 }

@@ -5,16 +5,19 @@
 //!                                                   └► dead letter            │ answers, once durable
 //! replier   ◄──────────── runs in order, at most `runs_max` ──────────────────┘
 //!           └► reply per request
-//! watcher   twice a second: the lag, and the position as a copy to the consumer group, if it has moved or the copy is behind
+//! watcher   twice a second: the lag, and how far it is as a copy to the consumer group, if it has moved or the copy is behind
 //! ```
 //!
 //! Every message becomes one command with the offset after it, also one that can't be read (a query that changes nothing): so the
 //! stored position is always the offset up to which everything is dealt with. Dead letters of a run have arrived before the run is
 //! submitted, unless their topic can't be written to: then nobody waits for them. A full engine makes the reader wait for answers;
 //! it polls nothing meanwhile.
+//!
+//! The copy is the stored position, and as its metadata, in decimal, the offset up to which everybody was [`told`](Told).
 
 mod reader;
 mod replier;
+mod told;
 
 use super::cluster::{self, KafkaCluster, KafkaError, Producer};
 use super::request::ReplyTo;
@@ -29,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use told::Told;
 
 /// How long the threads wait for something to do before they look around.
 const POLL: Duration = Duration::from_millis(10);
@@ -38,9 +42,8 @@ const ASK: Duration = Duration::from_secs(5);
 const REPLY_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lag is computed and the position copied to the consumer group.
 const COPY_EVERY: Duration = Duration::from_millis(500);
-/// What a delivery was: see `Deliveries`.
-const REPLY: usize = 0;
-const DEAD_LETTER: usize = 1;
+/// What a delivery was, see `Deliveries`: this, or a reply to the run that ends there.
+const DEAD_LETTER: usize = 0;
 
 /// Which topics, which partition, how much at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +137,7 @@ struct Shared {
     state: Mutex<SourceState>,
     stop: AtomicBool,
     position: AtomicU64,
+    told: Arc<Told>,
     lag: AtomicU64,
     dead_letters: AtomicU64,
     counts: Arc<Counts>,
@@ -166,6 +170,8 @@ impl KafkaSource {
     ) -> Result<Self, KafkaError> {
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
+        let told = Arc::new(Told::default());
+        let arrived = Arc::clone(&told);
         let producer = cluster.producer(
             REPLY_WITHIN,
             Box::new(move |result, tag| {
@@ -174,6 +180,9 @@ impl KafkaSource {
                     _ => &counted.replies_lost,
                 };
                 lost.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+                if tag != DEAD_LETTER {
+                    arrived.arrived(tag as u64);
+                }
             }),
         )?;
         let shared = Arc::new(Shared {
@@ -182,6 +191,7 @@ impl KafkaSource {
             state: Mutex::new(SourceState::Running(None)),
             stop: AtomicBool::new(false),
             position: AtomicU64::new(0),
+            told,
             lag: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             counts,
@@ -323,18 +333,19 @@ impl Shared {
 
     /// Tells others how far this partition is.
     fn watch(&self) {
-        let mut copied = 0;
+        let mut copied = (0, 0);
         while !self.is_stopped() {
             let position = self.position.load(Ordering::Acquire);
+            let copy = (position, self.told.position());
             let answers = self.measure(position);
             self.count();
             if answers
-                && (position != copied || self.is_copy_behind(position))
-                && let Ok(list) = self.partition(position)
+                && (copy != copied || self.is_copy_behind(copy))
+                && let Ok(list) = self.copy(copy)
                 // Only a copy: one that fails is found behind, and followed by the next.
                 && self.consumer.commit(&list, CommitMode::Async).is_ok()
             {
-                copied = position;
+                copied = copy;
             }
             std::thread::park_timeout(COPY_EVERY);
         }
@@ -342,24 +353,36 @@ impl Shared {
 
     /// Whether the group says less than a position that stands still: a copy didn't arrive, or a former writer's came late. One
     /// that says more is a successor's, and left: whoever is cut off from the log stands still for long.
-    fn is_copy_behind(&self, position: u64) -> bool {
-        let copy = self.partition(position);
-        let copy = copy.and_then(|list| {
+    fn is_copy_behind(&self, (position, told): (u64, u64)) -> bool {
+        let list = self.partition(position);
+        let found = list.and_then(|list| {
             let answered = self.consumer.committed_offsets(list, ASK);
             answered.map_err(|error| error.to_string())
         });
-        copy.is_ok_and(|list| {
+        found.is_ok_and(|list| {
             let SourceOptions {
                 requests,
                 partition,
                 ..
             } = &self.options;
-            let at = list.find_partition(requests, *partition);
-            match at.map(|at| at.offset()) {
-                Some(Offset::Offset(at)) => at.unsigned_abs() < position,
-                _ => position > 0,
-            }
+            let found = list.find_partition(requests, *partition);
+            let (at, all_told) = found.map_or((0, 0), |found| cluster::copied(&found));
+            at < position || (at == position && all_told < told)
         })
+    }
+
+    /// What is copied to the group.
+    fn copy(&self, (position, told): (u64, u64)) -> Result<TopicPartitionList, String> {
+        let list = self.partition(position)?;
+        let SourceOptions {
+            requests,
+            partition,
+            ..
+        } = &self.options;
+        if let Some(mut copy) = list.find_partition(requests, *partition) {
+            copy.set_metadata(told.to_string());
+        }
+        Ok(list)
     }
 
     /// How many messages could not be read, and how many of those are only in the partition still.

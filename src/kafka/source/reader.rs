@@ -143,6 +143,7 @@ impl Reader {
         }
         self.next = begin;
         shared.position.store(begin, Ordering::Release);
+        shared.told.begin(begin);
         let assigned = shared.partition(begin).map_err(End::Halt)?;
         shared
             .consumer

@@ -2,7 +2,7 @@
 
 use super::super::reply::{self, Reply};
 use super::super::request::ReplyTo;
-use super::{POLL, REPLY, Sent, Shared};
+use super::{POLL, Sent, Shared};
 use crate::types::{Answer, Decision, QueryAnswer, Submit};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, Producer as _};
@@ -54,15 +54,20 @@ impl Replier {
             }
             self.shared.producer.poll(Duration::ZERO);
         };
-        let mut are_durable = true;
-        for (answer, to) in answers.into_iter().zip(to) {
-            match (answer, to) {
-                (Some(Answer::Decided(decision)), Some(to)) => self.decided(to, decision),
-                (Some(Answer::Found(found)), Some(to)) => self.found(to, &found),
-                // The successor decides it, or has decided it already: this writer knows nothing that it may say.
-                (None | Some(Answer::NotDecided), _) => are_durable = false,
-                (Some(Answer::Decided(_) | Answer::Found(_)), None) => {}
-            }
+        // Else the successor decides it, or has decided it already: this writer knows nothing that it may say.
+        let are_durable = answers
+            .iter()
+            .all(|answer| !matches!(answer, None | Some(Answer::NotDecided)));
+        let answers = answers.into_iter().zip(to).filter_map(|(answer, to)| {
+            let to = to?;
+            Some((to.partition, self.message(to, answer?)?))
+        });
+        let replies: Vec<_> = answers.collect();
+        if are_durable {
+            self.shared.told.add(end, replies.len());
+        }
+        for (partition, message) in replies {
+            self.reply(end, partition, &message);
         }
         if are_durable {
             self.shared.position.store(end, Ordering::Release);
@@ -70,27 +75,33 @@ impl Replier {
         self.reader.unpark();
     }
 
-    fn decided(&self, to: ReplyTo, decision: Decision) {
+    fn message(&self, to: ReplyTo, answer: Answer) -> Option<Vec<u8>> {
+        let decision = match answer {
+            Answer::Decided(decision) => decision,
+            Answer::Found(found) => {
+                // The only question that messages ask.
+                let QueryAnswer::Pool(view) = *found else {
+                    return None;
+                };
+                return Some(reply::encode_pool(to.node, to.id, view.as_ref()));
+            }
+            Answer::NotDecided => return None,
+        };
         let sku = match &decision {
             Decision::Refused(refusal) => reply::sku_of(refusal),
             _ => None,
         };
         let sku = sku.and_then(|sku| self.engine.sku_name(sku));
-        self.reply(to, &reply::encode(to.node, to.id, &Reply { decision, sku }));
+        Some(reply::encode(to.node, to.id, &Reply { decision, sku }))
     }
 
-    fn found(&self, to: ReplyTo, found: &QueryAnswer) {
-        // The only question that messages ask.
-        if let QueryAnswer::Pool(view) = found {
-            self.reply(to, &reply::encode_pool(to.node, to.id, view.as_ref()));
-        }
-    }
-
-    fn reply(&self, to: ReplyTo, message: &[u8]) {
+    /// Sends a reply of the run that ends there.
+    fn reply(&self, end: u64, partition: i32, message: &[u8]) {
         let producer = &self.shared.producer;
         let topic = &self.shared.options.replies;
-        let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(topic, REPLY)
-            .partition(to.partition.max(0))
+        let tag = usize::try_from(end).unwrap_or(usize::MAX);
+        let mut record = BaseRecord::<(), [u8], usize>::with_opaque_to(topic, tag)
+            .partition(partition.max(0))
             .payload(message);
         while let Err((error, again)) = producer.send(record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
@@ -98,6 +109,7 @@ impl Replier {
             {
                 let lost = &self.shared.counts.replies_lost;
                 lost.fetch_add(1, Ordering::Relaxed);
+                self.shared.told.arrived(end);
                 return;
             }
             // Room comes with the next delivery report.
