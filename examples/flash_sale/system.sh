@@ -38,7 +38,8 @@ trap 'exit 130' INT TERM
 run() {
     local name=$1
     shift
-    "$@" >"$dir/$name.log" 2>&1 </dev/null &
+    # Of its own session: a Ctrl-C reaches this script, which ends them one after the other.
+    setsid "$@" >"$dir/$name.log" 2>&1 </dev/null &
     echo $! >"$dir/$name.pid"
     started+=("$name")
 }
