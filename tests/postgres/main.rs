@@ -25,6 +25,7 @@ use postgres::NoTls;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
 use servers::Server;
+use servers::proxy::Proxy;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
@@ -191,4 +192,17 @@ fn a_server_ends_with_whoever_started_it_and_leaves_nothing() {
     // It would find that out by itself, within a minute or so.
     let closed = ends.notifications().timeout_iter(PATIENCE / 20).next();
     assert!(closed.is_err(), "it goes on: {closed:?}");
+}
+
+/// A server listens before it takes connections.
+#[test]
+fn a_standby_server_waits_until_its_primary_is_ready() {
+    let primary = Server::start("postgres.sh", &[]);
+    let link = Proxy::start(primary.port());
+    link.cut_next_answer();
+    let of = ["--standby-of".to_owned(), link.port().to_string()];
+    let standby = Server::start("postgres.sh", &of);
+    assert_eq!(link.swallowed(), 1);
+    let follows = connect(&url(standby.port())).query_one("SELECT pg_is_in_recovery()", &[]);
+    assert!(follows.expect("one row").get::<_, bool>(0));
 }

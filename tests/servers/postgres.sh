@@ -27,6 +27,11 @@ fi
 data=$dir/data
 if [ ! -e "$data/PG_VERSION" ]; then
     if [ -n "$primary" ]; then
+        # A server listens before it takes connections. If it never does, the copy says why.
+        for _ in $(seq 1500); do
+            pg_isready --quiet --host=127.0.0.1 --port="$primary" && break
+            sleep 0.02
+        done
         "${as_server[@]}" pg_basebackup --host=127.0.0.1 --port="$primary" --username=stockade --pgdata="$data" \
             --write-recovery-conf --checkpoint=fast --wal-method=stream
     else
