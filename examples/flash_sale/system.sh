@@ -2,13 +2,15 @@
 # Runs the whole distributed sale on this machine, in the foreground: `examples/flash_sale/system.sh DIR [WRITER-FLAG]...`, such as
 # `examples/flash_sale/system.sh /tmp/sale --sku SNEAKER=10000`. PostgreSQL with a synchronous standby, Redis, Kafka, a writer and its
 # standby, and two API nodes, on free ports. Each has its log in DIR, and its process in DIR/NAME.pid. Once all of them run, DIR/places
-# says where, and so does the output. Ctrl-C ends them. `FLASH_SALE=PROGRAM` takes a program that is built already.
+# says where, and so does the output. Ctrl-C ends them; run again with the same DIR, the sale goes on as it was left.
+# `FLASH_SALE=PROGRAM` takes a program that is built already.
 #
 # PostgreSQL, Redis, Java and Maven must be there: `tests/all.sh` says how to get them.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
+rm -f "$dir/places"
 shift
 cd "$(dirname "$0")/../.."
 
@@ -60,6 +62,8 @@ until_it() {
 }
 
 listens() { (: <"/dev/tcp/127.0.0.1/$1"); }
+# PostgreSQL listens before it takes connections.
+is_ready() { pg_isready --quiet --host=127.0.0.1 --port="$1"; }
 
 # Below those that an operating system gives by itself.
 taken=()
@@ -72,19 +76,24 @@ free_port() {
     taken+=("$port")
 }
 
-free_port && postgres=$port
-free_port && replica=$port
-free_port && redis=$port
-free_port && kafka=$port
+# Servers find each other where they were when the sale began.
+if [ ! -e "$dir/ports" ]; then
+    for name in postgres replica redis kafka; do
+        free_port
+        echo "$name=$port"
+    done >"$dir/ports.new"
+    mv "$dir/ports.new" "$dir/ports"
+fi
+. "$dir/ports"
 
 # What servers with such a load are given: memory, and disks that are written to steadily.
 run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g log.flush.scheduler.interval.ms=1000
 run redis "$servers/redis.sh" "$dir/redis" "$redis"
 database=(max_wal_size=4GB shared_buffers=512MB backend_flush_after=2MB)
 run postgres "$servers/postgres.sh" "$dir/postgres" "$postgres" "${database[@]}"
-until_it postgres listens "$postgres"
+until_it postgres is_ready "$postgres"
 run postgres-standby "$servers/postgres.sh" "$dir/postgres-standby" "$replica" --standby-of "$postgres" "${database[@]}"
-until_it postgres-standby listens "$replica"
+until_it postgres-standby is_ready "$replica"
 sql() { psql -qAtc "$1" "postgres://stockade@127.0.0.1:$postgres/stockade"; }
 # From here on a commit is one on both.
 sql "ALTER SYSTEM SET synchronous_standby_names = '*'"

@@ -33,40 +33,57 @@ impl Running {
         // A server that runs as another user must get through.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("the folder is ours");
-        let log = File::create(dir.path().join("system.log")).expect("a log");
-        let script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("system.sh"))
-            .arg(dir.path())
-            .args(["--sku", "SNEAKER=10000", "--sku", "WARM-UP=1000000"])
-            // Whoever gave up leaves units behind, which lapse and are sold again.
-            .args(["--hold", &format!("{}s", setting("SALE_HOLD", 8))])
-            .env("FLASH_SALE", env!("CARGO_BIN_EXE_flash-sale"))
-            .stdout(log.try_clone().expect("a second handle of it"))
-            .stderr(log)
-            .spawn();
         let mut running = Self {
-            script: script.expect("bash runs"),
+            script: script(dir.path()),
             dir,
             said: HashMap::new(),
         };
+        running.await_places();
+        running
+    }
+
+    /// Ends all of it, and runs it on what that left.
+    fn again(&mut self) {
+        self.end();
+        // What runs would say nothing of its own if this were still there.
+        std::fs::remove_file(self.path("places")).expect("it ran");
+        self.script = script(self.dir.path());
+        self.await_places();
+    }
+
+    fn end(&mut self) {
+        // One that didn't start has ended by itself.
+        if let Ok(None) = self.script.try_wait() {
+            crate::common::signal(&self.script, "TERM");
+        }
+        let _ = self.script.wait();
+    }
+
+    fn await_places(&mut self) {
         let begun = Instant::now();
         let places = loop {
-            if let Ok(places) = std::fs::read_to_string(running.path("places")) {
+            if let Ok(places) = std::fs::read_to_string(self.path("places")) {
                 break places;
             }
-            let ended = running.script.try_wait().ok().flatten();
+            let ended = self.script.try_wait().ok().flatten();
             assert!(
                 ended.is_none() && begun.elapsed() < STARTS_WITHIN,
                 "{ended:?}: {}",
-                std::fs::read_to_string(running.path("system.log")).unwrap_or_default()
+                std::fs::read_to_string(self.path("system.log")).unwrap_or_default()
             );
             // A script tells nobody.
             std::thread::sleep(Duration::from_millis(50));
         };
         let places = places.lines().filter_map(|line| line.split_once('='));
-        running.said = places
+        self.said = places
             .map(|(name, place)| (name.into(), place.into()))
             .collect();
-        running
+    }
+
+    /// Where an API node is.
+    fn node(&self, name: &str) -> SocketAddr {
+        let address = self.said[name].trim_start_matches("http://").parse();
+        address.expect("an address")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -83,9 +100,26 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        crate::common::signal(&self.script, "TERM");
-        let _ = self.script.wait();
+        self.end();
     }
+}
+
+fn script(dir: &Path) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("system.log"));
+    let log = log.expect("a log");
+    let script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("system.sh"))
+        .arg(dir)
+        .args(["--sku", "SNEAKER=10000", "--sku", "WARM-UP=1000000"])
+        // Whoever gave up leaves units behind, which lapse and are sold again.
+        .args(["--hold", &format!("{}s", setting("SALE_HOLD", 8))])
+        .env("FLASH_SALE", env!("CARGO_BIN_EXE_flash-sale"))
+        .stdout(log.try_clone().expect("a second handle of it"))
+        .stderr(log)
+        .spawn();
+    script.expect("bash runs")
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -136,13 +170,10 @@ pub(crate) fn is_counted(shed: u64, outcome: &Value) -> u64 {
 fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
     let (rate, seconds) = (setting("SALE_RATE", 5_000), setting("SALE_SECONDS", 20));
     let _alone = crate::alone();
-    let system = Running::start();
+    let mut system = Running::start();
     let place = |name: &str| system.said[name].clone();
     let nodes = [place("node_0"), place("node_1")];
-    let addresses = nodes.each_ref().map(|node| {
-        let address = node.trim_start_matches("http://").parse::<SocketAddr>();
-        address.expect("an address")
-    });
+    let addresses = ["node_0", "node_1"].map(|name| system.node(name));
     let receipts = system.path("receipts");
     let connections = setting("SALE_CONNECTIONS", 1_024);
     let load = |seconds: u64| {
@@ -221,4 +252,9 @@ fn ten_thousand_units_are_sold_once_though_the_writer_is_killed() {
     }
     let count = receipts.lines().count() as u64;
     assert!(count >= UNITS, "{count} answers for {UNITS} units");
+
+    // Run again in the same folder it is the same sale, with nothing left to sell.
+    system.again();
+    assert_eq!(available(system.node("node_0")), 0);
+    places.agrees();
 }
