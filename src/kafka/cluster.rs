@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long to wait before a new topic is looked at again.
 const LOOK: Duration = Duration::from_millis(20);
+/// In which a cluster nearby answers.
+const FIRST_ANSWER: Duration = Duration::from_millis(50);
 
 /// Kafka can't be used just now, or as it was told to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -304,12 +306,23 @@ pub(super) fn copied(partition: &TopicPartitionListElem<'_>) -> (u64, u64) {
     (position, partition.metadata().parse().unwrap_or(0))
 }
 
-/// The first offset that the topic holds, and the one after its last.
+/// The first offset that the topic holds, and the one after its last. A question that a client still connecting drops with its
+/// first connection is asked again by librdkafka after 0.7 s; here at once, and with twice the patience each time.
 pub(super) fn bounds(
     consumer: &BaseConsumer,
     topic: &str,
     partition: i32,
     timeout: Duration,
 ) -> Result<(i64, i64), Rd> {
-    consumer.fetch_watermarks(topic, partition, timeout)
+    let mut left = timeout;
+    let mut patience = FIRST_ANSWER.min(left);
+    loop {
+        let answer = consumer.fetch_watermarks(topic, partition, patience);
+        left -= patience;
+        let code = answer.as_ref().err().and_then(Rd::rdkafka_error_code);
+        if code != Some(RDKafkaErrorCode::OperationTimedOut) || left.is_zero() {
+            return answer;
+        }
+        patience = (patience * 2).min(left);
+    }
 }
