@@ -7,8 +7,7 @@ mod common;
 mod servers;
 
 use common::crowd::{Crowd, all_are_explained, tokens};
-use common::{ONE, Server, flash_sale, serve_shared};
-use std::collections::BTreeSet;
+use common::{ONE, Server, await_standby, flash_sale, serve_shared};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use stockade::engine::{Engine, Handle};
@@ -205,7 +204,7 @@ fn a_backup_that_lacks_the_last_batches_halts_the_sale_until_resume_accepts_the_
     let server = sale.serves();
     let bob = server.reserves("bob");
     let standby = sale.starts();
-    await_followed(&sale);
+    await_standby(&sale.url);
 
     // In mid-sale everything is lost but the backup, and what the standby knows.
     let crowd = Crowd::start(&[server.address], "b", &tokens(6));
@@ -378,20 +377,6 @@ fn await_ready(sale: &Sale) {
         .success()
     {
         assert!(begun.elapsed() < PATIENCE, "it isn't ready");
-        // Another process tells nobody.
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Until a standby has read what is in the log now: it looks every 50 ms, and reads what it sees before it looks again.
-fn await_followed(sale: &Sale) {
-    let looks = "SELECT query_start FROM pg_stat_activity
-        WHERE application_name = 'stockade' AND query LIKE 'SELECT epoch, writer_id%'";
-    let begun = Instant::now();
-    let mut seen = BTreeSet::new();
-    while seen.len() < 4 {
-        assert!(begun.elapsed() < PATIENCE, "nobody follows");
-        seen.extend(sale.sql(looks).lines().map(str::to_owned));
         // Another process tells nobody.
         std::thread::sleep(Duration::from_millis(20));
     }

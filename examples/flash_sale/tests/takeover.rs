@@ -6,8 +6,9 @@ mod common;
 #[expect(dead_code, reason = "it serves other tests too")]
 mod servers;
 
-use common::{Answer, ONE, Server, Starting, ask, flash_sale, serve_shared, signal, token};
-use std::process::Command;
+use common::{
+    Answer, ONE, Server, Starting, ask, await_standby, flash_sale, serve_shared, signal, token,
+};
 use std::time::{Duration, Instant};
 
 struct Sale {
@@ -47,27 +48,6 @@ impl Sale {
 }
 
 const LACES: &str = r#"{"sku_id":"LACES","quantity":1}"#;
-
-/// Waits until so many programs are connected to the log: the writer, and a standby that follows.
-fn await_connected(sale: &Sale, programs: u32) {
-    let asks = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
-    let begun = Instant::now();
-    loop {
-        let psql = Command::new("psql")
-            .args(["-Atc", asks, &sale.url])
-            .output();
-        let counted = String::from_utf8(psql.expect("psql runs").stdout).expect("a number");
-        if counted.trim().parse() == Ok(programs) {
-            return;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{counted} are connected"
-        );
-        // PostgreSQL tells nobody who connects.
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Asserts that the reservation stands, and that its key still gives it.
 #[track_caller]
@@ -112,7 +92,7 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
 
     // Killed.
     let standby = sale.writer();
-    await_connected(&sale, 2);
+    await_standby(&sale.url);
     let since = Instant::now();
     first.kill();
     let second = decides_within(standby, Duration::from_millis(1_500), since, "bob");
@@ -121,7 +101,7 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
 
     // Asked to end: it hands the role on.
     let standby = sale.writer();
-    await_connected(&sale, 2);
+    await_standby(&sale.url);
     let since = Instant::now();
     signal(&second.child, "TERM");
     let third = decides_within(standby, Duration::from_millis(500), since, "cid");
@@ -132,7 +112,7 @@ fn a_standby_goes_on_when_the_writer_is_killed_handed_over_or_paused() {
 
     // Paused: a zombie, which wakes up and must not say a word.
     let standby = sale.writer();
-    await_connected(&sale, 2);
+    await_standby(&sale.url);
     let since = Instant::now();
     signal(&third.child, "STOP");
     let fourth = decides_within(standby, Duration::from_secs(5), since, "dan");
@@ -179,7 +159,7 @@ fn a_standby_that_is_asked_to_end_does() {
     let sale = Sale::new();
     let writer = sale.writer().listens();
     let standby = sale.writer();
-    await_connected(&sale, 2);
+    await_standby(&sale.url);
     assert!(standby.terminate());
     let ann = writer.reserves("ann");
     stands(&writer, "ann", &ann);

@@ -54,8 +54,9 @@ impl Crowd {
         }
     }
 
-    /// Waits for so many further reservations.
+    /// Waits for so many further reservations, from now on.
     pub fn hears(&self, reservations: u32) {
+        while self.hears.try_recv().is_ok() {}
         for _ in 0..reservations {
             let heard = self.hears.recv_timeout(PATIENCE);
             heard.expect("the crowd gets its reservations");

@@ -4,7 +4,7 @@
 #[expect(dead_code, reason = "it serves other tests too")]
 pub(crate) mod servers;
 
-use crate::common::{ONE, SERVE, Server, Starting, becomes, flash_sale};
+use crate::common::{ONE, SERVE, Server, Starting, await_standby, becomes, flash_sale};
 use crate::places::Places;
 use servers::Server as Backend;
 use std::process::Command;
@@ -141,8 +141,7 @@ impl System {
     }
 
     fn follows(&self, standby: Starting) -> Starting {
-        let writers = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stockade'";
-        becomes("connected writers", "2", || self.places.sql(writers));
+        await_standby(&self.places.store);
         standby
     }
 
