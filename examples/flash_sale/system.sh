@@ -3,14 +3,13 @@
 # `examples/flash_sale/system.sh /tmp/sale --sku SNEAKER=10000`. PostgreSQL with a synchronous standby, Redis, Kafka, a writer and its
 # standby, and two API nodes, on free ports. Each has its log in DIR, and its process in DIR/NAME.pid. Once all of them run, DIR/places
 # says where, and so does the output. Ctrl-C ends them; run again with the same DIR, the sale goes on as it was left.
-# `FLASH_SALE=PROGRAM` takes a program that is built already.
+# Run by root, DIR is one that PostgreSQL's own user can reach. `FLASH_SALE=PROGRAM` takes a program that is built already.
 #
 # PostgreSQL, Redis, Java and Maven must be there: `tests/all.sh` says how to get them.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
-rm -f "$dir/places"
 shift
 cd "$(dirname "$0")/../.."
 
@@ -26,6 +25,7 @@ started=()
 # The last that was started is the first to end. PostgreSQL ends at SIGINT without waiting for who is connected.
 finish() {
     local at
+    rm -f "$dir/places"
     for ((at = ${#started[@]} - 1; at >= 0; at--)); do
         local name=${started[at]} signal=TERM
         case $name in postgres*) signal=INT ;; esac
@@ -33,8 +33,6 @@ finish() {
         wait "$(<"$dir/$name.pid")" 2>/dev/null || true
     done
 }
-trap finish EXIT
-trap 'exit 130' INT TERM
 
 # run NAME COMMAND...
 run() {
@@ -85,6 +83,16 @@ if [ ! -e "$dir/ports" ]; then
     mv "$dir/ports.new" "$dir/ports"
 fi
 . "$dir/ports"
+for port in "$postgres" "$replica" "$redis" "$kafka"; do
+    if listens "$port" 2>/dev/null; then
+        echo "Port $port of $dir/ports is taken: this sale runs already; or end what listens there, or give another DIR" >&2
+        exit 1
+    fi
+done
+# Also what a killed one has left.
+rm -f "$dir/places"
+trap finish EXIT
+trap 'exit 130' INT TERM
 
 # What servers with such a load are given: memory, and disks that are written to steadily.
 run kafka "$servers/kafka.sh" "$dir/kafka" "$kafka" -Xms1g -Xmx1g log.flush.scheduler.interval.ms=1000

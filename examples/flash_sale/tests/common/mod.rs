@@ -386,14 +386,14 @@ pub fn becomes(what: &str, expected: &str, ask: impl Fn() -> String) {
 }
 
 /// Until a standby has met the writer, and read what is in the log of `store` now: it looks every 50 ms, and reads what it sees before
-/// it looks again. Whoever reads the log for other reasons is soon through.
+/// it looks again: two queries a round at most. Whoever reads the log for other reasons is soon through.
 #[track_caller]
 pub fn await_standby(store: &str) {
     let looks = "SELECT pid, query_start FROM pg_stat_activity WHERE application_name = 'stockade'
         AND (query LIKE 'SELECT epoch, writer_id%' OR query LIKE '%FROM batches WHERE shard = $1 AND number > $2%')";
     let begun = Instant::now();
     let mut seen: HashMap<String, BTreeSet<String>> = HashMap::new();
-    while seen.values().all(|looks| looks.len() < 4) {
+    while seen.values().all(|looks| looks.len() < 6) {
         assert!(begun.elapsed() < PATIENCE, "nobody follows");
         let found = said("psql", &["-Atc", looks, store]);
         for (standby, look) in found.lines().filter_map(|line| line.split_once('|')) {
