@@ -276,6 +276,18 @@ pub(super) fn is_leaderless(error: &Rd) -> bool {
     )
 }
 
+/// True for what librdkafka says when it has waited in vain: also that nothing is connected, though that may be on its way.
+fn is_unanswered(error: &Rd) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+    )
+}
+
 /// True if messages are gone, or the topic is another one.
 pub(super) fn is_outside(error: &Rd) -> bool {
     matches!(
@@ -319,10 +331,30 @@ pub(super) fn bounds(
     loop {
         let answer = consumer.fetch_watermarks(topic, partition, patience);
         left -= patience;
-        let code = answer.as_ref().err().and_then(Rd::rdkafka_error_code);
-        if code != Some(RDKafkaErrorCode::OperationTimedOut) || left.is_zero() {
-            return answer;
+        match answer {
+            Err(error) if is_unanswered(&error) && !left.is_zero() => {}
+            answer => return answer,
         }
         patience = (patience * 2).min(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What it hears meanwhile is that every broker is down.
+    #[test]
+    fn who_does_not_answer_is_asked_for_as_long_as_was_said() {
+        const TIMEOUT: Duration = Duration::from_millis(400);
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+        let nobody = KafkaCluster::new(&closed.expect("a loopback address").to_string());
+        let consumer = nobody.consumer("nobody").expect("settings");
+        let clock = SystemClock::new();
+        let begun = clock.monotonic();
+        let answer = bounds(&consumer, "requests", 0, TIMEOUT);
+        answer.expect_err("nobody is there");
+        let asked_for = clock.monotonic().saturating_sub(begun);
+        assert!(asked_for >= TIMEOUT, "{asked_for:?}");
     }
 }

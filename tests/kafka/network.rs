@@ -7,8 +7,10 @@ use crate::servers::proxy::Proxy;
 use crate::{Topics, WITHIN, ask, open_sku, reserve, shared, until};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::time::Duration;
 use stockade::engine::Engine;
-use stockade::kafka::{AskError, KafkaClient, TopicSettings};
+use stockade::kafka::{AskError, KafkaClient, KafkaCluster, KafkaSource, TopicSettings};
+use stockade::types::Submit;
 
 /// Connections stay open, nobody hears anything, nobody is told: twice, and the second time what was on its way is lost.
 #[test]
@@ -29,6 +31,21 @@ fn a_broker_that_is_not_heard_is_heard_again_and_nothing_is_lost_or_decided_twic
             way.open();
         }
     });
+}
+
+/// Connecting alone takes longer than a question to a cluster nearby.
+#[test]
+fn a_cluster_far_away_is_asked_until_it_answers() {
+    let server = shared();
+    let topics = Topics::new(&server, "far");
+    let way = Proxy::start(server.port());
+    way.slow(Duration::from_millis(200));
+    let engine = Engine::builder().start().expect("it starts");
+    let cluster = KafkaCluster::new(&format!("127.0.0.1:{}", way.port()));
+    let options = topics.source_options();
+    let begun = KafkaSource::begin_at(&cluster, &options, 0, &engine.handle(), WITHIN);
+    assert_eq!(begun, Ok(()));
+    assert_eq!(engine.handle().position(options.source_id()), Some(0));
 }
 
 /// Whoever makes topics starts what uses them next.
